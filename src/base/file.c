@@ -1,0 +1,175 @@
+#include "base/file.h"
+
+#include "base/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum qep_status qep_file_open(const char *path, int *fd, uint64_t *bytes) {
+    struct stat sb;
+    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (*fd < 0)
+        return qep_fail(QEP_ERR_NOINPUT, "%s: cannot open: %s", path, strerror(errno));
+    if (fstat(*fd, &sb) != 0 || S_ISDIR(sb.st_mode)) {
+        close(*fd);
+        *fd = -1;
+        return qep_fail(QEP_ERR_NOINPUT, "%s: is a directory, expected a file", path);
+    }
+    *bytes = (uint64_t)sb.st_size;
+    return QEP_OK;
+}
+
+enum qep_status qep_file_pread(int fd, const char *path, void *out, size_t bytes, uint64_t offset) {
+    char *dst = out;
+    while (bytes > 0) {
+        ssize_t got = pread(fd, dst, bytes, (off_t)offset);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return qep_fail(QEP_ERR_IO, "%s: read at byte %llu failed: %s", path,
+                            (unsigned long long)offset, strerror(errno));
+        if (got == 0)
+            return qep_fail(QEP_ERR_DATA,
+                            "%s: truncated: the file ends at byte %llu, %zu more expected", path,
+                            (unsigned long long)offset, bytes);
+        dst += got;
+        bytes -= (size_t)got;
+        offset += (uint64_t)got;
+    }
+    return QEP_OK;
+}
+
+static enum qep_status read_stream(int fd, const char *path, size_t max_bytes, char **data,
+                                   size_t *len) {
+    void *buf = NULL;
+    size_t cap = 0, used = 0;
+    enum qep_status st = QEP_OK;
+    for (;;) {
+        QEP_TRY_GOTO(st, done, qep_grow(&buf, &cap, used + 65536, 1, path));
+        ssize_t got = read(fd, (char *)buf + used, cap - used - 1);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0) {
+            st = qep_fail(QEP_ERR_IO, "%s: read failed: %s", path, strerror(errno));
+            goto done;
+        }
+        if (got == 0)
+            break;
+        used += (size_t)got;
+        if (used > max_bytes) {
+            st = qep_fail(QEP_ERR_DATA, "%s: larger than the %zu bytes allowed here", path,
+                          max_bytes);
+            goto done;
+        }
+    }
+    ((char *)buf)[used] = '\0';
+    *data = buf;
+    *len = used;
+    buf = NULL;
+done:
+    free(buf);
+    return st;
+}
+
+enum qep_status qep_file_read(const char *path, size_t max_bytes, char **data, size_t *len) {
+    int fd = -1;
+    uint64_t bytes = 0;
+    *data = NULL;
+    *len = 0;
+    QEP_TRY(qep_file_open(path, &fd, &bytes));
+    enum qep_status st =
+        bytes > max_bytes ? qep_fail(QEP_ERR_DATA, "%s: %llu bytes, at most %zu are allowed here",
+                                     path, (unsigned long long)bytes, max_bytes)
+                          : read_stream(fd, path, max_bytes, data, len);
+    close(fd);
+    return st;
+}
+
+enum qep_status qep_file_write_all(int fd, const char *path, const void *data, size_t bytes) {
+    const char *src = data;
+    while (bytes > 0) {
+        ssize_t put = write(fd, src, bytes);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0)
+            return qep_fail(QEP_ERR_IO, "%s: write failed: %s", path, strerror(errno));
+        src += put;
+        bytes -= (size_t)put;
+    }
+    return QEP_OK;
+}
+
+enum qep_status qep_file_write_atomic(const char *path, const void *data, size_t bytes) {
+    size_t n = strlen(path) + 5;
+    void *tmp_mem = NULL;
+    QEP_TRY(qep_alloc(n, 1, "path", &tmp_mem));
+    char *tmp = tmp_mem;
+    snprintf(tmp, n, "%s.tmp", path);
+    enum qep_status st = QEP_OK;
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        st = qep_fail(QEP_ERR_CANTCREATE, "%s: cannot create: %s", tmp, strerror(errno));
+        goto done;
+    }
+    st = qep_file_write_all(fd, tmp, data, bytes);
+    if (st == QEP_OK && fsync(fd) != 0 && errno != EINVAL)
+        st = qep_fail(QEP_ERR_IO, "%s: fsync failed: %s", tmp, strerror(errno));
+    if (close(fd) != 0 && st == QEP_OK)
+        st = qep_fail(QEP_ERR_IO, "%s: close failed: %s", tmp, strerror(errno));
+    if (st == QEP_OK && rename(tmp, path) != 0)
+        st =
+            qep_fail(QEP_ERR_CANTCREATE, "%s: cannot rename into place: %s", path, strerror(errno));
+    if (st != QEP_OK)
+        unlink(tmp);
+done:
+    free(tmp);
+    return st;
+}
+
+static enum qep_status make_one_dir(const char *path) {
+    if (mkdir(path, 0777) == 0 || (errno == EEXIST && qep_path_is_dir(path)))
+        return QEP_OK;
+    return qep_fail(QEP_ERR_CANTCREATE, "%s: cannot create directory: %s", path, strerror(errno));
+}
+
+enum qep_status qep_mkdirs(const char *path) {
+    char *copy = strdup(path);
+    enum qep_status st = QEP_OK;
+    if (copy == NULL)
+        return qep_fail(QEP_ERR_SYSTEM, "%s: out of memory", path);
+    for (char *p = copy + 1; *copy != '\0' && *p != '\0'; p++) {
+        if (*p != '/')
+            continue;
+        *p = '\0';
+        if (!qep_path_is_dir(copy))
+            QEP_TRY_GOTO(st, done, make_one_dir(copy));
+        *p = '/';
+    }
+    st = make_one_dir(copy);
+done:
+    free(copy);
+    return st;
+}
+
+bool qep_path_exists(const char *path) {
+    return access(path, F_OK) == 0;
+}
+
+bool qep_path_is_dir(const char *path) {
+    struct stat sb;
+    return stat(path, &sb) == 0 && S_ISDIR(sb.st_mode);
+}
+
+enum qep_status qep_path_join(const char *dir, const char *name, char **out) {
+    size_t n = strlen(dir) + strlen(name) + 2;
+    void *mem = NULL;
+    QEP_TRY(qep_alloc(n, 1, "path", &mem));
+    snprintf(mem, n, "%s/%s", dir, name);
+    *out = mem;
+    return QEP_OK;
+}

@@ -1,0 +1,1 @@
+qep_unit_test(base qep_base)
