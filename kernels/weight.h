@@ -1,11 +1,13 @@
 /* A weight matrix as stored: canonical row-major, on the host, before a backend repacks it.
  *
  *   F32   data f32  [rows, cols]
- *   BF16  data bf16 [rows, cols]                 (as uint16_t bit patterns)
- *   INT8  data int8 [rows, cols],                scales bf16 [rows, ceil(cols / group_size)], w = q
- * * s INT4  data u8   [rows, ceil(cols / 2)],      scales as above, w = (u - 8) * s, u = the low
- * nibble for an even column; s may be negative The last group of a row may be short. 1-D tensors
- * are rows = 1, cols = n; conv1d.weight [C, 1, K] is rows = C, cols = K. */
+ *   BF16  data bf16 [rows, cols], as uint16_t bit patterns
+ *   INT8  data int8 [rows, cols]; scales bf16 [rows, ceil(cols / group_size)]; w = q * s
+ *   INT4  data u8   [rows, ceil(cols / 2)]; scales as for INT8; w = (u - 8) * s, where u is the low
+ *         nibble for an even column and the high nibble for an odd one; s may be negative
+ *
+ * The last group of a row may be short. 1-D tensors are rows = 1, cols = n; conv1d.weight [C, 1, K]
+ * is rows = C, cols = K. */
 #ifndef QEP_KERNELS_WEIGHT_H
 #define QEP_KERNELS_WEIGHT_H
 
