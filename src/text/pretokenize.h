@@ -1,0 +1,45 @@
+/* The pre-tokenizer: NFC (utf8proc) and the split regex of a tokenizer.json (PCRE2, UTF and UCP).
+ * \s and \S are rewritten to the Unicode White_Space list, because PCRE2's \s differs from the
+ * tokenizers' at U+180E. Reaching a match limit is an error, never "no match". */
+#ifndef QEP_TEXT_PRETOKENIZE_H
+#define QEP_TEXT_PRETOKENIZE_H
+
+#include "base/status.h"
+#include "text/bytes.h"
+
+#include <stddef.h>
+
+struct qep_splitter;
+
+/* Compiles a regex; `where` names its file in messages. QEP_ERR_DATA when it is malformed. */
+enum qep_status qep_splitter_create(const char *regex, const char *where,
+                                    struct qep_splitter **out);
+void qep_splitter_destroy(struct qep_splitter *splitter); /* NULL is fine */
+
+/* One pass over a text; start with qep_split_begin, end with qep_split_end. */
+struct qep_split {
+    const struct qep_splitter *splitter;
+    void *match_data;
+    void *match_context;
+    void *jit_stack;
+    const char *text; /* borrowed, valid UTF-8 */
+    size_t len;
+    size_t at;                     /* everything before is handed out */
+    size_t match_begin, match_end; /* the match that follows `at`, if pending */
+    int pending;
+};
+
+enum qep_status qep_split_begin(struct qep_split *split, const struct qep_splitter *splitter);
+void qep_split_end(struct qep_split *split);
+
+/* Points the pass at another text. */
+void qep_split_reset(struct qep_split *split, const char *text, size_t len);
+
+/* The next piece, matches and the gaps between them alike (behaviour "Isolated"). An empty piece
+ * means the end. */
+enum qep_status qep_split_next(struct qep_split *split, struct qep_span *piece);
+
+/* Appends the NFC form of valid UTF-8. */
+enum qep_status qep_nfc_append(struct qep_bytes *out, const char *text, size_t len);
+
+#endif
