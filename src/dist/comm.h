@@ -38,6 +38,8 @@ struct qep_comm {
     int local_rank; /* among the ranks of this host */
     int num_local_ranks;
     bool failure_shared; /* set by qep_comm_agree: all ranks failed together and leave together */
+    int waiting_for; /* the rank that this one has been waiting for since long, or -1; the watchdog
+                        reads it from its own thread (atomic builtins) */
 };
 
 /* P = 1. */
