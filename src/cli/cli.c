@@ -1,0 +1,62 @@
+#include "cli/cli.h"
+
+#include "cli/command.h"
+
+#include <stdio.h>
+#include <string.h>
+
+struct command {
+    const char *name, *summary;
+    enum qep_status (*run)(struct qep_job *job, int argc, char **argv);
+};
+
+static const struct command commands[] = {
+    {"run", "answer a prompt, a chat file, or chat interactively (the default)", qep_cmd_run},
+    {"convert", "Hugging Face directory -> compressed shard directory", qep_cmd_convert},
+    {"synth", "random weights of any size, for tests and benchmarks", qep_cmd_synth},
+    {"inspect", "what is in a shard directory, per file and per rank", qep_cmd_inspect},
+    {"tokenize", "text <-> ids, chat templates", qep_cmd_tokenize},
+    {"bench", "prefill and decode speed", qep_cmd_bench},
+};
+
+static void print_help(void) {
+    puts("qwen-ep " QEP_VERSION ": Qwen3.5 models over 1..N ranks\n\n"
+         "usage: [mpirun -np P] qwen-ep [COMMAND] [OPTIONS]\n\ncommands:");
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
+        printf("  %-10s %s\n", commands[i].name, commands[i].summary);
+    puts("\nqwen-ep COMMAND --help tells a command's options. Results go to stdout, all else to "
+         "stderr.\n"
+         "\nexamples:\n"
+         "  qwen-ep convert --from Qwen3.5-35B-A3B --to 35b-q4 --recipe q4\n"
+         "  mpirun -np 4 --bind-to none qwen-ep --model 35b-q4 --prompt \"Hello\" --no-think\n"
+         "  qwen-ep --model 35b-q4 -i\n"
+         "\nexit codes: 0 ok, 64 usage, 65 bad data, 66 no such input, 69 unavailable, 70 bug,\n"
+         "  71 system, 73 cannot create, 74 input/output, 75 no progress or interrupted");
+}
+
+/* The usual `--help` and `--version` without a command belong to the program, not to run. */
+static bool is_global(const char *arg) {
+    return strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0 || strcmp(arg, "help") == 0 ||
+           strcmp(arg, "--version") == 0;
+}
+
+enum qep_status qep_cli_main(struct qep_comm *comm, int argc, char **argv) {
+    struct qep_job job = {.comm = comm};
+    if (argc < 2 || is_global(argv[1])) {
+        bool version = argc >= 2 && strcmp(argv[1], "--version") == 0;
+        if (comm->rank == 0 && version)
+            puts("qwen-ep " QEP_VERSION);
+        else if (comm->rank == 0)
+            print_help();
+        if (argc >= 2)
+            return QEP_OK;
+        return qep_comm_agree(comm, qep_fail(QEP_ERR_USAGE, "no command and no options given"));
+    }
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
+        if (strcmp(argv[1], commands[i].name) == 0)
+            return commands[i].run(&job, argc - 1, argv + 1);
+    if (argv[1][0] == '-')
+        return qep_cmd_run(&job, argc, argv);
+    return qep_comm_agree(
+        comm, qep_fail(QEP_ERR_USAGE, "unknown command '%s' (see qwen-ep --help)", argv[1]));
+}

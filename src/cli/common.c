@@ -1,0 +1,229 @@
+#include "cli/common.h"
+
+#include "base/json.h"
+#include "base/log.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_CONFIG_ARGS = 256, MAX_THREAD_RANKS = 256 };
+
+static const char *config_file; /* consumed before the table is used; the row exists for --help */
+
+void qep_common_init(struct qep_common *c, struct qep_option table[QEP_NUM_COMMON_OPTIONS]) {
+    *c = (struct qep_common){
+        .engine = QEP_ENGINE_OPTIONS_DEFAULT, .transport = "auto", .progress = "auto"};
+    struct qep_engine_options *e = &c->engine;
+    const struct qep_option rows[QEP_NUM_COMMON_OPTIONS] = {
+        {"model", 'm', QEP_OPTION_STRING, &e->model, "DIR", "shard directory (made by convert)", 0,
+         0, NULL, NULL},
+        {"backend", 0, QEP_OPTION_CHOICE, &e->backend, NULL, "compute", 0, 0,
+         "auto|cpu|cuda|reference", NULL},
+        {"isa", 0, QEP_OPTION_STRING, &e->isa, "NAME",
+         "baseline, avx2, avx512 (auto: best of all ranks)", 0, 0, NULL, NULL},
+        {"threads", 't', QEP_OPTION_INT, &e->threads, "N",
+         "threads per rank (0: cores / local ranks)", 0, 1024, NULL, NULL},
+        {"bind", 0, QEP_OPTION_CHOICE, &e->bind, "auto|keep",
+         "divide the host's CPUs, or keep as launched", 0, 0, "auto|keep", NULL},
+        {"activations", 0, QEP_OPTION_CHOICE, &e->activations, "TYPE", "auto, bf16, int8, fp32", 0,
+         0, "auto|bf16|int8|fp32", NULL},
+        {"attention", 0, QEP_OPTION_CHOICE, &e->attention, "MODE", "auto, layers, sequences", 0, 0,
+         "auto|layers|sequences", NULL},
+        {"ctx", 'c', QEP_OPTION_INT, &e->ctx, "N",
+         "positions per sequence (0: what model and memory allow)", 0, 1 << 24, NULL, NULL},
+        {"kv-type", 0, QEP_OPTION_CHOICE, &e->kv_type, "TYPE", "auto, f32, bf16, int8", 0, 0,
+         "auto|f32|bf16|int8", NULL},
+        {"transport", 0, QEP_OPTION_CHOICE, &c->transport, "NAME", "auto, self, threads, mpi, nccl",
+         0, 0, "auto|self|threads|mpi|nccl", NULL},
+        {"ranks", 0, QEP_OPTION_INT, &c->ranks, "P", "ranks, with --transport threads", 1,
+         MAX_THREAD_RANKS, NULL, NULL},
+        {"timeout", 0, QEP_OPTION_DOUBLE, &e->timeout_s, "S",
+         "end the job after S s without progress (0: never)", 0, 1e9, NULL, NULL},
+        {"progress", 0, QEP_OPTION_CHOICE, &c->progress, "WHEN", "auto, always, never", 0, 0,
+         "auto|always|never", NULL},
+        {"quiet", 'q', QEP_OPTION_FLAG, &c->quiet, NULL, "only results and errors", 0, 0, NULL,
+         NULL},
+        {"verbose", 'v', QEP_OPTION_FLAG, &c->verbose, NULL, "details of every rank", 0, 0, NULL,
+         NULL},
+        {"config-file", 0, QEP_OPTION_STRING, &config_file, "F", "options from a JSON object", 0, 0,
+         NULL, NULL},
+        {"help", 'h', QEP_OPTION_FLAG, &c->help, NULL, "this text", 0, 0, NULL, NULL},
+        {"slots", 0, QEP_OPTION_INT, &e->num_slots, "N", "sequences at once", 1, 4096, NULL, NULL}};
+    memcpy(table, rows, sizeof rows);
+}
+
+struct arg_list {
+    char *items[MAX_CONFIG_ARGS];
+    size_t count;
+};
+
+static enum qep_status push(struct arg_list *list, const char *format, const char *a,
+                            const char *b) {
+    char *text = NULL;
+    if (list->count == MAX_CONFIG_ARGS)
+        return qep_fail(QEP_ERR_USAGE, "--config-file: more than %d options", MAX_CONFIG_ARGS);
+    if (asprintf(&text, format, a, b) < 0)
+        return qep_fail(QEP_ERR_SYSTEM, "--config-file: out of memory");
+    list->items[list->count++] = text;
+    return QEP_OK;
+}
+
+static enum qep_status push_item(struct arg_list *list, const char *path, const cJSON *item) {
+    char number[64];
+    if (cJSON_IsString(item))
+        return push(list, "--%s=%s", item->string, item->valuestring);
+    if (cJSON_IsNumber(item)) {
+        snprintf(number, sizeof number, "%.15g", item->valuedouble);
+        return push(list, "--%s=%s", item->string, number);
+    }
+    if (cJSON_IsTrue(item))
+        return push(list, "--%s%s", item->string, "");
+    if (cJSON_IsFalse(item) || cJSON_IsNull(item))
+        return QEP_OK;
+    return qep_fail(QEP_ERR_DATA, "%s: \"%s\": expected a string, a number or a boolean", path,
+                    item->string);
+}
+
+static enum qep_status read_config_file(const char *path, struct arg_list *list) {
+    cJSON *tree = NULL;
+    enum qep_status st = qep_json_read(path, 1 << 20, &tree);
+    const cJSON *item = NULL;
+    if (st == QEP_OK && !cJSON_IsObject(tree))
+        st = qep_fail(QEP_ERR_DATA, "%s: expected a JSON object of options", path);
+    if (st == QEP_OK)
+        cJSON_ArrayForEach (item, tree)
+            if (st == QEP_OK)
+                st = push_item(list, path, item);
+    cJSON_Delete(tree);
+    return st;
+}
+
+static const char *find_config_file(int argc, char **argv) {
+    for (int i = 1; i < argc; i++) {
+        if (strncmp(argv[i], "--config-file=", 14) == 0)
+            return argv[i] + 14;
+        if (strcmp(argv[i], "--config-file") == 0 && i + 1 < argc)
+            return argv[i + 1];
+    }
+    return NULL;
+}
+
+/* The file's strings live as long as the process: parsed options point into them. */
+static enum qep_status parse(const struct qep_option_table *tables, int argc, char **argv) {
+    struct arg_list list = {.count = 0};
+    const char *path = find_config_file(argc, argv);
+    int first = 0;
+    if (path == NULL) {
+        QEP_TRY(qep_options_parse(tables, 2, argc, argv, &first));
+        if (first < argc)
+            return qep_fail(QEP_ERR_USAGE, "unexpected argument '%s'", argv[first]);
+        return QEP_OK;
+    }
+    QEP_TRY(push(&list, "%s%s", argv[0], ""));
+    QEP_TRY(read_config_file(path, &list));
+    for (int i = 1; i < argc; i++)
+        QEP_TRY(push(&list, "%s%s", argv[i], ""));
+    QEP_TRY(qep_options_parse(tables, 2, (int)list.count, list.items, &first));
+    if (first < (int)list.count)
+        return qep_fail(QEP_ERR_USAGE, "unexpected argument '%s'", list.items[first]);
+    return QEP_OK;
+}
+
+enum qep_status qep_common_parse(struct qep_comm *comm, struct qep_common *common,
+                                 const struct qep_option_table *own,
+                                 const struct qep_option_table *shared, int argc, char **argv) {
+    const struct qep_option_table tables[2] = {*own, *shared};
+    QEP_TRY(qep_comm_agree(comm, parse(tables, argc, argv)));
+    if (common->quiet || common->verbose)
+        qep_log_set_level(common->quiet ? QEP_LOG_QUIET : QEP_LOG_VERBOSE);
+    return QEP_OK;
+}
+
+/* One thread that plays a rank. */
+struct player {
+    struct qep_comm *comm;
+    qep_rank_fn *fn;
+    void *arg;
+    enum qep_status status;
+    char message[QEP_ERROR_MAX];
+};
+
+/* A rank that fails alone would leave its peers waiting: it speaks and ends the job. */
+static void *play(void *p) {
+    struct player *me = p;
+    me->status = me->fn(me->comm, me->arg);
+    if (me->status != QEP_OK)
+        snprintf(me->message, sizeof me->message, "%s", qep_last_error());
+    if (me->status != QEP_OK && !me->comm->failure_shared) {
+        qep_error_line("rank %d: %s", me->comm->rank, me->message);
+        me->comm->ops->abort(me->comm, (int)me->status);
+    }
+    qep_comm_destroy(me->comm);
+    return NULL;
+}
+
+static enum qep_status launch_threads(int num_ranks, qep_rank_fn *fn, void *arg) {
+    struct qep_comm *comms[MAX_THREAD_RANKS];
+    struct player players[MAX_THREAD_RANKS];
+    pthread_t threads[MAX_THREAD_RANKS];
+    QEP_TRY(qep_comm_threads_create(num_ranks, comms));
+    for (int r = 0; r < num_ranks; r++)
+        players[r] = (struct player){.comm = comms[r], .fn = fn, .arg = arg};
+    for (int r = 1; r < num_ranks; r++)
+        if (pthread_create(&threads[r], NULL, play, &players[r]) != 0) {
+            qep_error_line("cannot start the thread of rank %d", r);
+            comms[0]->ops->abort(comms[0], QEP_ERR_SYSTEM);
+        }
+    play(&players[0]);
+    for (int r = 1; r < num_ranks; r++)
+        pthread_join(threads[r], NULL);
+    return players[0].status == QEP_OK ? QEP_OK
+                                       : qep_fail(players[0].status, "%s", players[0].message);
+}
+
+enum qep_status qep_common_launch(struct qep_comm *comm, const struct qep_common *common,
+                                  qep_rank_fn *fn, void *arg) {
+    const char *t = common->transport;
+    enum qep_status st = QEP_OK;
+    bool threads = strcmp(t, "threads") == 0;
+    if (threads && comm->num_ranks > 1)
+        st = qep_fail(QEP_ERR_USAGE,
+                      "--transport threads runs in one process, not under a launcher of %d",
+                      comm->num_ranks);
+    else if (strcmp(t, "self") == 0 && comm->num_ranks > 1)
+        st = qep_fail(QEP_ERR_USAGE, "--transport self is one rank, the launcher started %d",
+                      comm->num_ranks);
+    else if (strcmp(t, "mpi") == 0 && strcmp(comm->ops->name, "mpi") != 0)
+        st = qep_fail(QEP_ERR_USAGE, "--transport mpi needs a launcher (mpirun, srun --mpi=pmix)");
+    else if (strcmp(t, "nccl") == 0)
+        st = qep_fail(QEP_ERR_UNAVAILABLE, "--transport nccl: this build has no CUDA backend");
+    else if (common->ranks > 0 && !threads)
+        st = qep_fail(QEP_ERR_USAGE,
+                      "--ranks goes with --transport threads; use mpirun -np %lld otherwise",
+                      (long long)common->ranks);
+    QEP_TRY(qep_comm_agree(comm, st));
+    if (threads)
+        return launch_threads(common->ranks > 0 ? (int)common->ranks : 1, fn, arg);
+    return fn(comm, arg);
+}
+
+void qep_common_report(const struct qep_engine *engine) {
+    const struct qep_engine_facts *f = qep_engine_get_facts(engine);
+    const struct qep_comm *comm = qep_engine_comm(engine);
+    const struct qep_model_config *c = qep_engine_config(engine);
+    if (comm->rank != 0)
+        return;
+    qep_info("model: %s, %d layers, %d experts top-%d, recipe %s, ctx %d", c->model_type,
+             c->num_hidden_layers, c->num_experts, c->num_experts_per_tok, f->recipe, f->ctx);
+    qep_info(
+        "ranks: %d over %s, %d on this host; %d of %d CPUs (%s), %d threads each; attention by %s",
+        comm->num_ranks, f->transport, comm->num_local_ranks, f->cpus.num_cpus,
+        f->cpus.num_host_cpus, f->cpus.list, f->num_threads, f->attention);
+    qep_info("backend: %s (%s), activations %s, KV %s", f->backend, f->isa, f->activations,
+             f->kv_type);
+    qep_info("loaded: %.2f GB of weights from %.2f GB of files in %.2f s (%.2f GB/s) by rank 0",
+             1e-9 * (double)f->tensor_bytes, 1e-9 * (double)f->stored_bytes, f->load_s,
+             f->load_s > 0 ? 1e-9 * (double)f->tensor_bytes / f->load_s : 0.0);
+}

@@ -1,0 +1,65 @@
+/* The engine: one rank's part of a running job. Start-up is collective and agreed on phase by phase
+ * (options, directory, backend, weights); afterwards rank 0 drives with step plans and the other
+ * ranks serve. */
+#ifndef QEP_ENGINE_ENGINE_H
+#define QEP_ENGINE_ENGINE_H
+
+#include "dist/cpus.h"
+#include "model/model.h"
+
+struct qep_engine_options {
+    const char *model;       /* shard directory */
+    const char *backend;     /* auto, cpu, cuda, reference */
+    const char *isa;         /* auto, baseline, avx2, avx512 */
+    const char *activations; /* auto, bf16, int8, fp32 */
+    const char *attention;   /* auto, layers, sequences */
+    const char *kv_type;     /* auto, f32, bf16, int8 */
+    const char *bind;        /* auto, keep */
+    int64_t threads;         /* of this rank; 0: CPUs of the host / local ranks */
+    int64_t ctx; /* positions of a sequence; 0: the smaller of the model's and what memory allows */
+    int64_t num_slots; /* sequences at once */
+    double timeout_s;  /* watchdog; 0: off */
+};
+
+#define QEP_ENGINE_OPTIONS_DEFAULT                                                                 \
+    { NULL, "auto", "auto", "auto", "auto", "auto", "auto", 0, 0, 1, 60.0 }
+
+/* What start-up found and decided, for summaries. */
+struct qep_engine_facts {
+    const char *backend, *isa, *transport, *attention, *kv_type, *activations;
+    const char *recipe;
+    struct qep_cpu_share cpus;
+    int num_threads;
+    int32_t ctx;
+    double load_s;
+    uint64_t stored_bytes, tensor_bytes; /* read by this rank, and after decompression */
+};
+
+struct qep_engine;
+
+/* Collective over comm (borrowed). All ranks succeed or all fail with the same status and message.
+ */
+enum qep_status qep_engine_create(struct qep_comm *comm, const struct qep_engine_options *options,
+                                  struct qep_engine **out);
+void qep_engine_destroy(struct qep_engine *engine); /* NULL is fine */
+
+const struct qep_model_config *qep_engine_config(const struct qep_engine *engine);
+const struct qep_engine_facts *qep_engine_get_facts(const struct qep_engine *engine);
+const struct qep_model *qep_engine_model(const struct qep_engine *engine);
+struct qep_comm *qep_engine_comm(const struct qep_engine *engine);
+
+/* Rank 0: broadcasts the plan and runs it. plan->step is set here. */
+enum qep_status qep_engine_step(struct qep_engine *engine, struct qep_plan *plan,
+                                qep_logits_fn *on_logits, void *ctx);
+
+/* Rank 0: tells the workers that nothing comes for a while (before blocking on input); watchdogs
+ * rest. */
+enum qep_status qep_engine_idle(struct qep_engine *engine);
+
+/* Rank 0: ends the workers' serve loops. */
+enum qep_status qep_engine_stop(struct qep_engine *engine);
+
+/* Ranks > 0: runs plans until STOP. */
+enum qep_status qep_engine_serve(struct qep_engine *engine);
+
+#endif

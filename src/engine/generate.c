@@ -1,0 +1,155 @@
+#include "engine/generate.h"
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "dist/drain.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct generation {
+    struct qep_engine *engine;
+    const struct qep_generate_request *req;
+    struct qep_generate_result *res;
+    struct qep_sampler *sampler;
+    struct qep_plan plan;
+    float *logits; /* of the newest position */
+    size_t token_cap;
+};
+
+static enum qep_status keep_logits(void *ctx, int32_t row, const float *logits) {
+    struct generation *g = ctx;
+    size_t bytes = (size_t)qep_engine_config(g->engine)->vocab_size * sizeof *logits;
+    memcpy(g->logits, logits, bytes);
+    return g->req->on_row == NULL ? QEP_OK
+                                  : g->req->on_row(g->req->row_ctx, g->plan.ids[row], logits);
+}
+
+static enum qep_status check(const struct qep_engine *engine,
+                             const struct qep_generate_request *r) {
+    int32_t vocab = qep_engine_config(engine)->vocab_size, ctx = qep_engine_get_facts(engine)->ctx;
+    if (r->num_prompt < 1)
+        return qep_fail(QEP_ERR_USAGE, "the prompt is empty, expected at least one token");
+    if (r->num_prompt > ctx)
+        return qep_fail(QEP_ERR_USAGE, "the prompt has %d tokens, the context (--ctx) holds %d",
+                        r->num_prompt, ctx);
+    for (int32_t i = 0; i < r->num_prompt; i++)
+        if (r->prompt_ids[i] < 0 || r->prompt_ids[i] >= vocab)
+            return qep_fail(QEP_ERR_USAGE, "prompt token %d: id %d is outside the vocabulary 0..%d",
+                            i, r->prompt_ids[i], vocab - 1);
+    return qep_sampling_check(&r->sampling);
+}
+
+static enum qep_status prefill(struct generation *g) {
+    const struct qep_generate_request *r = g->req;
+    for (int32_t pos = 0; pos < r->num_prompt;) {
+        int32_t left = r->num_prompt - pos, n = left < r->prefill_chunk ? left : r->prefill_chunk;
+        const struct qep_plan_span span = {.position = pos,
+                                           .num_rows = n,
+                                           .reset = pos == 0,
+                                           .logits = r->on_row != NULL ? QEP_LOGITS_ALL
+                                                     : n == left       ? QEP_LOGITS_LAST
+                                                                       : QEP_LOGITS_NONE};
+        qep_plan_clear(&g->plan, QEP_PLAN_RUN, 0);
+        QEP_TRY(qep_plan_add(&g->plan, &span, r->prompt_ids + pos));
+        QEP_TRY(qep_engine_step(g->engine, &g->plan, keep_logits, g));
+        pos += n;
+    }
+    return QEP_OK;
+}
+
+static enum qep_status decode_step(struct generation *g, int32_t id) {
+    const struct qep_plan_span span = {.position = g->req->num_prompt + g->res->num_tokens - 1,
+                                       .num_rows = 1,
+                                       .decode = 1,
+                                       .logits = QEP_LOGITS_LAST};
+    qep_plan_clear(&g->plan, QEP_PLAN_RUN, 0);
+    QEP_TRY(qep_plan_add(&g->plan, &span, &id));
+    return qep_engine_step(g->engine, &g->plan, keep_logits, g);
+}
+
+static enum qep_status draw(struct generation *g, int32_t *id) {
+    const struct qep_generate_request *r = g->req;
+    const struct qep_draw d = {.logits = g->logits,
+                               .num_ids = r->num_ids,
+                               .allowed = r->allowed,
+                               .prompt_ids = r->prompt_ids,
+                               .generated_ids = g->res->token_ids,
+                               .num_prompt = (size_t)r->num_prompt,
+                               .num_generated = (size_t)g->res->num_tokens,
+                               .position = (uint64_t)(r->num_prompt + g->res->num_tokens)};
+    return qep_sampler_draw(g->sampler, &r->sampling, &d, id);
+}
+
+static bool is_stop(const struct qep_generate_request *r, int32_t id) {
+    for (int32_t i = 0; i < r->num_stop && !r->ignore_eos; i++)
+        if (r->stop_ids[i] == id)
+            return true;
+    return false;
+}
+
+static enum qep_status accept(struct generation *g, int32_t id, bool stop) {
+    struct qep_generate_result *res = g->res;
+    QEP_TRY(qep_grow((void **)&res->token_ids, &g->token_cap, (size_t)res->num_tokens + 1,
+                     sizeof *res->token_ids, "generated tokens"));
+    res->token_ids[res->num_tokens++] = id;
+    return g->req->on_token == NULL ? QEP_OK : g->req->on_token(g->req->token_ctx, id, stop);
+}
+
+static enum qep_status decode(struct generation *g, double start) {
+    const struct qep_generate_request *r = g->req;
+    int32_t room = qep_engine_get_facts(g->engine)->ctx - r->num_prompt;
+    g->res->finish = QEP_FINISH_LENGTH;
+    while (g->res->num_tokens < r->max_new_tokens) {
+        int32_t id;
+        QEP_TRY(draw(g, &id));
+        if (g->res->num_tokens == 0)
+            g->res->ttft_s = qep_now_s() - start;
+        bool stop = is_stop(r, id);
+        QEP_TRY(accept(g, id, stop));
+        if (stop)
+            g->res->finish = QEP_FINISH_STOP;
+        if (stop || g->res->num_tokens == r->max_new_tokens || g->res->num_tokens > room)
+            return QEP_OK;
+        if (qep_drain_requested()) {
+            g->res->finish = QEP_FINISH_INTERRUPTED;
+            return QEP_OK;
+        }
+        QEP_TRY(decode_step(g, id));
+    }
+    return QEP_OK;
+}
+
+enum qep_status qep_generate(struct qep_engine *engine, const struct qep_generate_request *request,
+                             struct qep_generate_result *result) {
+    struct generation g = {.engine = engine, .req = request, .res = result};
+    void *mem = NULL;
+    enum qep_status st = QEP_OK;
+    int32_t vocab = qep_engine_config(engine)->vocab_size;
+    memset(result, 0, sizeof *result);
+    qep_plan_init(&g.plan);
+    QEP_TRY(check(engine, request));
+    QEP_TRY_GOTO(st, done, qep_alloc((size_t)vocab, sizeof(float), "logits", &mem));
+    g.logits = mem;
+    QEP_TRY_GOTO(st, done, qep_sampler_create(vocab, &g.sampler));
+    double start = qep_now_s();
+    QEP_TRY_GOTO(st, done, prefill(&g));
+    double prefilled = qep_now_s();
+    result->prefill_s = prefilled - start;
+    QEP_TRY_GOTO(st, done, decode(&g, start));
+    result->decode_s = qep_now_s() - prefilled;
+done:
+    qep_sampler_destroy(g.sampler);
+    qep_plan_free(&g.plan);
+    free(g.logits);
+    if (st != QEP_OK) {
+        free(result->token_ids);
+        memset(result, 0, sizeof *result);
+    }
+    return st;
+}
+
+const char *qep_finish_text(enum qep_finish finish) {
+    static const char *const text[] = {"stop", "length", "interrupted"};
+    return text[finish];
+}

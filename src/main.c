@@ -1,0 +1,27 @@
+/* argv in, exit code out. The only place that ends the process: a failure that all ranks share
+ * leaves together, any other failure of a rank aborts the job. */
+#include "base/log.h"
+#include "cli/cli.h"
+#include "dist/comm.h"
+
+#include <stdio.h>
+
+int main(int argc, char **argv) {
+    struct qep_comm *comm = NULL;
+    enum qep_status st =
+        qep_comm_launched_by_mpi() ? qep_comm_mpi_create(&comm) : qep_comm_self_create(&comm);
+    if (st != QEP_OK) {
+        qep_error_line("%s", qep_last_error());
+        return (int)st;
+    }
+    qep_log_init(QEP_LOG_NORMAL, comm->rank, comm->num_ranks);
+    st = qep_cli_main(comm, argc, argv);
+    if (fflush(stdout) != 0 && st == QEP_OK)
+        st = qep_fail(QEP_ERR_IO, "stdout: write failed");
+    if (st != QEP_OK && (comm->rank == 0 || !comm->failure_shared))
+        qep_error_line("%s", qep_last_error());
+    if (st != QEP_OK && !comm->failure_shared && comm->num_ranks > 1)
+        comm->ops->abort(comm, (int)st);
+    qep_comm_destroy(comm);
+    return (int)st;
+}

@@ -1,0 +1,39 @@
+/* The MLP of dense models, on the layer's owner. */
+#include "model/internal.h"
+
+#define OPS (m->be->ops)
+
+static enum qep_status mlp(struct qep_model *m, int32_t layer, float *hidden, int32_t n) {
+    const struct qep_layer_weights *w = &m->weights->layers[layer];
+    int32_t cols = m->config->hidden_size;
+    float *gate, *up, *out;
+    void *normed;
+    QEP_TRY(model_scratch(m, SCRATCH_NORMED, (size_t)n * (size_t)cols, 4, &normed));
+    QEP_TRY(OPS->rms_norm(m->be, normed, hidden, w->post_attention_layernorm, n, cols,
+                          (float)m->config->rms_norm_eps));
+    model_set_input(m, normed);
+    QEP_TRY(model_linear(m, &w->gate_proj, n, SCRATCH_GATE, &gate)); /* [n, I] */
+    QEP_TRY(model_linear(m, &w->up_proj, n, SCRATCH_UP, &up));
+    QEP_TRY(OPS->swiglu(m->be, gate, gate, up, n, w->gate_proj.rows));
+    model_set_input(m, gate);
+    QEP_TRY(model_linear(m, &w->down_proj, n, SCRATCH_OUT, &out)); /* [n, H] */
+    return OPS->add(m->be, hidden, out, (size_t)n * (size_t)cols);
+}
+
+enum qep_status model_dense(struct qep_model *m, int32_t layer) {
+    int32_t n = m->phase.local.num_rows, next = 0;
+    size_t row_bytes = (size_t)m->config->hidden_size * 4;
+    void *hidden = m->scratch[SCRATCH_HIDDEN].data, *host = NULL;
+    const float *moved = NULL;
+    if (n > 0)
+        QEP_TRY(mlp(m, layer, hidden, n));
+    if (m->comm->num_ranks == 1)
+        return QEP_OK;
+    QEP_TRY(model_staging(m, STAGING_BASE, (size_t)n * row_bytes, &host));
+    QEP_TRY(OPS->download(m->be, host, hidden, (size_t)n * row_bytes));
+    QEP_TRY(qep_exchange_move(m->exchange, &m->phase.rows, layer, host, &moved, &next));
+    if (next == 0)
+        return QEP_OK;
+    QEP_TRY(model_scratch(m, SCRATCH_HIDDEN, (size_t)next, row_bytes, &hidden));
+    return OPS->upload(m->be, hidden, moved, (size_t)next * row_bytes);
+}

@@ -1,0 +1,200 @@
+/* THE forward: embedding, layers, head, for any number of rows of any slots. */
+#include "model/internal.h"
+
+#include "base/clock.h"
+#include "base/mem.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define OPS (m->be->ops)
+
+enum qep_status model_scratch(struct qep_model *m, enum scratch_id id, size_t count, size_t size,
+                              void **dev) {
+    struct block *b = &m->scratch[id];
+    size_t bytes = 0;
+    if (__builtin_mul_overflow(count, size, &bytes))
+        return qep_fail(QEP_ERR_SYSTEM, "scratch: %zu x %zu bytes overflow", count, size);
+    if (bytes > b->bytes) {
+        size_t grown = bytes + bytes / 4;
+        m->be->ops->free(m->be, b->data);
+        b->data = NULL;
+        b->bytes = 0;
+        QEP_TRY(m->be->ops->alloc(m->be, grown, "scratch", &b->data));
+        b->bytes = grown;
+    }
+    *dev = b->data;
+    return QEP_OK;
+}
+
+enum qep_status model_staging(struct qep_model *m, enum staging_id id, size_t bytes, void **host) {
+    struct block *b = &m->staging[id];
+    if (bytes > b->bytes || b->data == NULL) {
+        size_t grown = bytes + bytes / 4 + 64;
+        free(b->data);
+        b->data = NULL;
+        b->bytes = 0;
+        QEP_TRY(qep_alloc(grown, 1, "staging", &b->data));
+        b->bytes = grown;
+    }
+    *host = b->data;
+    return QEP_OK;
+}
+
+void model_set_input(struct qep_model *m, const float *x) {
+    m->act_source = x;
+    memset(m->act_made, 0, sizeof m->act_made);
+}
+
+enum qep_status model_act(struct qep_model *m, enum qep_act_type type, int32_t n, int32_t cols,
+                          const void **act) {
+    static const enum scratch_id ids[] = {SCRATCH_ACT_F32, SCRATCH_ACT_BF16, SCRATCH_ACT_INT8};
+    size_t row_bytes = qep_act_row_bytes(type, cols);
+    void *rows;
+    if (type == QEP_ACT_F32 && row_bytes == (size_t)cols * 4) {
+        *act = m->act_source;
+        return QEP_OK;
+    }
+    QEP_TRY(model_scratch(m, ids[type], (size_t)n, row_bytes, &rows));
+    if (!m->act_made[type])
+        QEP_TRY(OPS->act_convert(m->be, rows, row_bytes, type, m->act_source, n, cols));
+    m->act_made[type] = true;
+    *act = rows;
+    return QEP_OK;
+}
+
+enum qep_status model_linear(struct qep_model *m, const struct qep_linear *lin, int32_t n,
+                             enum scratch_id id, float **out) {
+    const void *act;
+    void *dev;
+    QEP_TRY(model_act(m, lin->act, n, lin->cols, &act));
+    QEP_TRY(model_scratch(m, id, (size_t)n * (size_t)lin->rows, 4, &dev));
+    *out = dev;
+    return OPS->matmul(m->be, *out, act, qep_act_row_bytes(lin->act, lin->cols), lin->act,
+                       lin->weight, n);
+}
+
+enum qep_status qep_model_create(struct qep_comm *comm, struct qep_backend *be,
+                                 const struct qep_model_config *c,
+                                 const struct qep_placement *placement, struct qep_weights *weights,
+                                 const struct qep_model_options *options, struct qep_model **out) {
+    void *mem = NULL;
+    *out = NULL;
+    QEP_TRY(qep_calloc(1, sizeof(struct qep_model), "model", &mem));
+    struct qep_model *m = mem;
+    m->comm = comm;
+    m->be = be;
+    m->config = c;
+    m->placement = placement;
+    m->attention_dims = (struct qep_attention_dims){.num_heads = c->num_attention_heads,
+                                                    .num_kv_heads = c->num_key_value_heads,
+                                                    .head_dim = c->head_dim,
+                                                    .rotary_dim = c->rotary_dim,
+                                                    .rope_theta = (float)c->rope_theta,
+                                                    .eps = (float)c->rms_norm_eps,
+                                                    .kv_type = options->kv_type};
+    m->delta_dims = (struct qep_delta_dims){.num_key_heads = c->linear_num_key_heads,
+                                            .num_value_heads = c->linear_num_value_heads,
+                                            .key_head_dim = c->linear_key_head_dim,
+                                            .value_head_dim = c->linear_value_head_dim,
+                                            .conv_kernel_dim = c->linear_conv_kernel_dim,
+                                            .eps = (float)c->rms_norm_eps};
+    enum qep_status st = qep_cache_create(be, c, placement, comm->rank, options->num_slots,
+                                          options->ctx, options->kv_type, &m->cache);
+    if (st == QEP_OK) {
+        m->attention_dims.max_blocks = m->cache->max_blocks;
+        st = qep_exchange_create(comm, placement, c->hidden_size,
+                                 c->num_experts > 0 ? c->num_experts_per_tok : 1, &m->exchange);
+    }
+    if (st != QEP_OK) {
+        qep_model_destroy(m);
+        return st;
+    }
+    m->weights = weights;
+    *out = m;
+    return QEP_OK;
+}
+
+void qep_model_destroy(struct qep_model *m) {
+    if (m == NULL)
+        return;
+    for (int i = 0; i < SCRATCH_COUNT; i++)
+        OPS->free(m->be, m->scratch[i].data);
+    for (int i = 0; i < STAGING_COUNT; i++)
+        free(m->staging[i].data);
+    phase_free(&m->phase);
+    qep_exchange_destroy(m->exchange);
+    qep_cache_destroy(m->cache);
+    qep_weights_destroy(m->weights);
+    free(m);
+}
+
+void qep_model_set_watchdog(struct qep_model *m, struct qep_watchdog *dog) {
+    m->dog = dog;
+}
+
+const struct qep_model_times *qep_model_get_times(const struct qep_model *m) {
+    return &m->times;
+}
+
+const struct qep_exchange *qep_model_get_exchange(const struct qep_model *m) {
+    return m->exchange;
+}
+
+uint64_t qep_model_cache_bytes(const struct qep_model *m) {
+    return m->cache->bytes;
+}
+
+static enum qep_status reset_slots(struct qep_model *m, const struct qep_plan *plan) {
+    for (int32_t i = 0; i < plan->num_spans; i++)
+        for (int32_t l = 0; plan->spans[i].reset && l < m->config->num_hidden_layers; l++)
+            if (qep_owner(m->placement, l, plan->spans[i].slot) == m->comm->rank)
+                QEP_TRY(qep_cache_reset(m->cache, l,
+                                        qep_local_slot(m->placement, plan->spans[i].slot)));
+    return QEP_OK;
+}
+
+static enum qep_status embed(struct qep_model *m) {
+    int32_t n = m->phase.local.num_rows;
+    void *hidden;
+    if (n == 0)
+        return QEP_OK;
+    QEP_TRY(
+        model_scratch(m, SCRATCH_HIDDEN, (size_t)n * (size_t)m->config->hidden_size, 4, &hidden));
+    return OPS->embed(m->be, hidden, m->weights->embed_tokens.weight, m->phase.local_ids, n);
+}
+
+static enum qep_status run_layer(struct qep_model *m, int32_t layer) {
+    bool full = m->config->layer_types[layer] == QEP_LAYER_FULL_ATTENTION;
+    double t0 = qep_now_s();
+    qep_watchdog_stamp(m->dog, full ? "attention" : "deltanet", layer, m->step);
+    if (m->phase.local.num_rows > 0) {
+        float *hidden = m->scratch[SCRATCH_HIDDEN].data;
+        QEP_TRY(full ? model_attention(m, layer, hidden) : model_deltanet(m, layer, hidden));
+    }
+    m->times.mixer += qep_now_s() - t0;
+    return m->config->num_experts > 0 ? model_moe(m, layer) : model_dense(m, layer);
+}
+
+static enum qep_status run_phase(struct qep_model *m, const struct qep_plan *plan, int32_t decode,
+                                 qep_logits_fn *on_logits, void *ctx) {
+    QEP_TRY(phase_build(&m->phase, plan, decode));
+    if (m->phase.num_rows == 0)
+        return QEP_OK;
+    for (int32_t l = 0; l < m->config->num_hidden_layers; l++) {
+        QEP_TRY(phase_take_layer(&m->phase, m->placement, m->comm->rank, l, plan));
+        if (l == 0)
+            QEP_TRY(embed(m));
+        QEP_TRY(run_layer(m, l));
+    }
+    return model_head(m, on_logits, ctx);
+}
+
+enum qep_status qep_model_forward(struct qep_model *m, const struct qep_plan *plan,
+                                  qep_logits_fn *on_logits, void *ctx) {
+    m->step = (long)plan->step;
+    QEP_TRY(reset_slots(m, plan));
+    QEP_TRY(run_phase(m, plan, 1, on_logits, ctx));
+    return run_phase(m, plan, 0, on_logits, ctx);
+}

@@ -1,0 +1,130 @@
+/* What the files of the forward share: the model, the batch of one phase, scratch memory. */
+#ifndef QEP_MODEL_INTERNAL_H
+#define QEP_MODEL_INTERNAL_H
+
+#include "model/model.h"
+
+/* Device scratch, reused from layer to layer; each id is one growing block. */
+enum scratch_id {
+    SCRATCH_HIDDEN,
+    SCRATCH_NEXT,
+    SCRATCH_NORMED,
+    SCRATCH_OUT,
+    SCRATCH_ACT_F32,
+    SCRATCH_ACT_BF16,
+    SCRATCH_ACT_INT8,
+    SCRATCH_QG,
+    SCRATCH_K,
+    SCRATCH_V,
+    SCRATCH_MIXED,
+    SCRATCH_QKV,
+    SCRATCH_CONV,
+    SCRATCH_Z,
+    SCRATCH_A,
+    SCRATCH_B,
+    SCRATCH_ROUTER,
+    SCRATCH_TOPK_IDX,
+    SCRATCH_TOPK_WEIGHTS,
+    SCRATCH_GATE,
+    SCRATCH_UP,
+    SCRATCH_SHARED_GATE,
+    SCRATCH_RECV,
+    SCRATCH_EXPERT_OUT,
+    SCRATCH_PARTIALS,
+    SCRATCH_SUM_IN,
+    SCRATCH_BASE,
+    SCRATCH_HEAD,
+    SCRATCH_LOGITS,
+    SCRATCH_COUNT
+};
+
+/* Host staging between device memory and the transport. */
+enum staging_id {
+    STAGING_ACT,
+    STAGING_IDX,
+    STAGING_WEIGHTS,
+    STAGING_BASE,
+    STAGING_PARTIALS,
+    STAGING_HEAD_SEND,
+    STAGING_HEAD_RECV,
+    STAGING_LOGITS_SEND,
+    STAGING_LOGITS_RECV,
+    STAGING_ROW,
+    STAGING_COUNT
+};
+
+struct block {
+    void *data;
+    size_t bytes;
+};
+
+/* One phase (decode or prefill) of a plan. */
+struct phase {
+    int32_t num_spans, num_rows;
+    struct qep_plan_span *spans; /* row0 renumbered within the phase */
+    int32_t *plan_row;           /* [num_rows] row in plan->ids */
+    int32_t *row_slot;           /* [num_rows] */
+    struct qep_exchange_rows rows;
+    /* The part of one layer that this rank owns. */
+    struct qep_span *local_spans;
+    int32_t *local_ids;
+    struct qep_batch local;
+    size_t span_cap[2], row_cap[3]; /* of the arrays above, in order of kind */
+};
+
+struct qep_model {
+    struct qep_comm *comm;
+    struct qep_backend *be;
+    const struct qep_model_config *config;
+    const struct qep_placement *placement;
+    struct qep_weights *weights;
+    struct qep_cache *cache;
+    struct qep_exchange *exchange;
+    struct qep_watchdog *dog;
+    struct qep_attention_dims attention_dims;
+    struct qep_delta_dims delta_dims;
+    struct block scratch[SCRATCH_COUNT];
+    struct block staging[STAGING_COUNT];
+    /* The activation rows made from `act_source` since it was last set. */
+    const float *act_source;
+    bool act_made[3];
+    struct phase phase;
+    struct qep_model_times times;
+    long step;
+};
+
+/* `count` elements of `size` bytes of scratch; contents survive until asked for more. */
+enum qep_status model_scratch(struct qep_model *m, enum scratch_id id, size_t count, size_t size,
+                              void **dev);
+enum qep_status model_staging(struct qep_model *m, enum staging_id id, size_t bytes, void **host);
+
+/* Names x [n, cols] as the input of the following products. */
+void model_set_input(struct qep_model *m, const float *x);
+
+/* The current input as activation rows of `type`, made at most once. */
+enum qep_status model_act(struct qep_model *m, enum qep_act_type type, int32_t n, int32_t cols,
+                          const void **act);
+
+/* out[n, lin->rows] = current input [n, lin->cols] x lin^T; out is scratch `id`. */
+enum qep_status model_linear(struct qep_model *m, const struct qep_linear *lin, int32_t n,
+                             enum scratch_id id, float **out);
+
+/* Mixers: hidden [n, hidden_size] += mixer(norm(hidden)), n = phase->local.num_rows > 0. */
+enum qep_status model_attention(struct qep_model *m, int32_t layer, float *hidden);
+enum qep_status model_deltanet(struct qep_model *m, int32_t layer, float *hidden);
+
+/* Second half of a layer: takes the rows of owner(layer) in SCRATCH_HIDDEN and leaves those of
+ * owner(layer + 1) there. Collective. */
+enum qep_status model_moe(struct qep_model *m, int32_t layer);
+enum qep_status model_dense(struct qep_model *m, int32_t layer);
+
+/* Final norm, lm_head over all ranks, logits to rank 0. Collective. */
+enum qep_status model_head(struct qep_model *m, qep_logits_fn *on_logits, void *ctx);
+
+/* Phases of a plan. */
+enum qep_status phase_build(struct phase *ph, const struct qep_plan *plan, int32_t decode);
+enum qep_status phase_take_layer(struct phase *ph, const struct qep_placement *placement, int rank,
+                                 int32_t layer, const struct qep_plan *plan);
+void phase_free(struct phase *ph);
+
+#endif

@@ -1,0 +1,49 @@
+/* The model on one rank: weights, caches, exchange, and THE forward. All ranks of a job call
+ * forward with the same plan; rank 0 receives the logits. */
+#ifndef QEP_MODEL_MODEL_H
+#define QEP_MODEL_MODEL_H
+
+#include "dist/exchange.h"
+#include "dist/watchdog.h"
+#include "model/cache.h"
+#include "model/plan.h"
+#include "model/weights.h"
+
+struct qep_model_options {
+    enum qep_activations activations;
+    enum qep_kv_type kv_type;
+    int32_t num_slots;
+    int32_t ctx; /* positions of one sequence */
+};
+
+/* Seconds spent since creation, this rank. */
+struct qep_model_times {
+    double mixer, moe_local, dispatch, experts, combine, head;
+};
+
+struct qep_model;
+
+/* Borrows everything given; weights go with the model. */
+enum qep_status qep_model_create(struct qep_comm *comm, struct qep_backend *be,
+                                 const struct qep_model_config *config,
+                                 const struct qep_placement *placement, struct qep_weights *weights,
+                                 const struct qep_model_options *options, struct qep_model **out);
+void qep_model_destroy(struct qep_model *model); /* weights included; NULL is fine */
+
+/* Stamps progress from now on (borrowed; NULL stops). */
+void qep_model_set_watchdog(struct qep_model *model, struct qep_watchdog *dog);
+
+/* Called on rank 0 for each row whose logits the plan wants, in plan order within decode rows, then
+ * within prefill rows: row is the index into plan->ids, logits [vocab_size] f32, borrowed. */
+typedef enum qep_status qep_logits_fn(void *ctx, int32_t row, const float *logits);
+
+/* Collective: one step. Decode spans run first, then prefill spans. QEP_ERR_* are fatal for the
+ * job. */
+enum qep_status qep_model_forward(struct qep_model *model, const struct qep_plan *plan,
+                                  qep_logits_fn *on_logits, void *ctx);
+
+const struct qep_model_times *qep_model_get_times(const struct qep_model *model);
+const struct qep_exchange *qep_model_get_exchange(const struct qep_model *model);
+uint64_t qep_model_cache_bytes(const struct qep_model *model);
+
+#endif
