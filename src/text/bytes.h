@@ -21,8 +21,8 @@ struct qep_ids {
     size_t count, cap;
 };
 
-/* The bytes [begin, end). */
-struct qep_span {
+/* The bytes [begin, end) of a text. (kernels/backend.h has a span of rows.) */
+struct qep_text_span {
     size_t begin, end;
 };
 

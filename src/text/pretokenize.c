@@ -6,7 +6,6 @@
 #include <pcre2.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 /* Far above what any real text needs, far below for ever. */
 enum { MATCH_LIMIT = 1000000000, JIT_STACK_START = 64 << 10, JIT_STACK_MAX = 64 << 20 };
@@ -151,8 +150,8 @@ static enum qep_status find_match(struct qep_split *split) {
     return QEP_OK;
 }
 
-enum qep_status qep_split_next(struct qep_split *split, struct qep_span *piece) {
-    *piece = (struct qep_span){split->len, split->len};
+enum qep_status qep_split_next(struct qep_split *split, struct qep_text_span *piece) {
+    *piece = (struct qep_text_span){split->len, split->len};
     if (split->at >= split->len)
         return QEP_OK;
     if (!split->pending)
@@ -162,26 +161,4 @@ enum qep_status qep_split_next(struct qep_split *split, struct qep_span *piece) 
     piece->end = split->pending ? split->match_begin : split->match_end;
     split->at = piece->end;
     return QEP_OK;
-}
-
-/* Below U+0300 every text is NFC already: lead bytes below 0xCC. */
-static bool surely_nfc(const char *text, size_t len) {
-    for (size_t i = 0; i < len; i++)
-        if ((unsigned char)text[i] >= 0xCC)
-            return false;
-    return true;
-}
-
-enum qep_status qep_nfc_append(struct qep_bytes *out, const char *text, size_t len) {
-    if (surely_nfc(text, len))
-        return qep_bytes_append(out, text, len);
-    utf8proc_uint8_t *mapped = NULL;
-    utf8proc_ssize_t n =
-        utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)len, &mapped,
-                     (utf8proc_option_t)(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-    if (n < 0)
-        return qep_fail(QEP_ERR_SYSTEM, "NFC: %s", utf8proc_errmsg(n));
-    enum qep_status st = qep_bytes_append(out, (const char *)mapped, (size_t)n);
-    free(mapped);
-    return st;
 }

@@ -1,4 +1,4 @@
-/* The pre-tokenizer: NFC (utf8proc) and the split regex of a tokenizer.json (PCRE2, UTF and UCP).
+/* The pre-tokenizer: the split regex of a tokenizer.json (PCRE2, UTF and UCP).
  * \s and \S are rewritten to the Unicode White_Space list, because PCRE2's \s differs from the
  * tokenizers' at U+180E. Reaching a match limit is an error, never "no match". */
 #ifndef QEP_TEXT_PRETOKENIZE_H
@@ -37,9 +37,6 @@ void qep_split_reset(struct qep_split *split, const char *text, size_t len);
 
 /* The next piece, matches and the gaps between them alike (behaviour "Isolated"). An empty piece
  * means the end. */
-enum qep_status qep_split_next(struct qep_split *split, struct qep_span *piece);
-
-/* Appends the NFC form of valid UTF-8. */
-enum qep_status qep_nfc_append(struct qep_bytes *out, const char *text, size_t len);
+enum qep_status qep_split_next(struct qep_split *split, struct qep_text_span *piece);
 
 #endif

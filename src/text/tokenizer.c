@@ -2,6 +2,7 @@
 
 #include "text/bpe.h"
 #include "text/detokenizer.h"
+#include "text/nfc.h"
 #include "text/tokenizer_data.h"
 
 #include <string.h>
@@ -9,7 +10,7 @@
 /* One encode call: the text, what is plain in it, and the scratch of its stages. */
 struct encode {
     const struct qep_tokenizer *tok;
-    const struct qep_span *plain;
+    const struct qep_text_span *plain;
     size_t num_plain;
     struct qep_ids *out;
     struct qep_split split;
@@ -71,7 +72,7 @@ static enum qep_status encode_words(struct encode *e, const char *text, size_t l
     const struct qep_tokenizer *tok = e->tok;
     qep_split_reset(&e->split, text, len);
     for (;;) {
-        struct qep_span piece;
+        struct qep_text_span piece;
         QEP_TRY(qep_split_next(&e->split, &piece));
         size_t word_len = piece.end - piece.begin;
         if (word_len == 0)
@@ -158,7 +159,7 @@ static enum qep_status encode_raw(struct encode *e, const char *text, size_t len
 }
 
 enum qep_status qep_tokenizer_encode(const struct qep_tokenizer *tok, const char *text, size_t len,
-                                     const struct qep_span *plain, size_t num_plain,
+                                     const struct qep_text_span *plain, size_t num_plain,
                                      struct qep_ids *out) {
     struct encode e = {.tok = tok, .plain = plain, .num_plain = num_plain, .out = out};
     QEP_TRY(qep_split_begin(&e.split, tok->splitter));

@@ -44,7 +44,7 @@ int32_t qep_tokenizer_find(const struct qep_tokenizer *tok, const char *text);
  * read as U+FFFD, as Python's errors="replace". Errors: QEP_ERR_DATA when the vocab lacks a token
  * for a byte that is needed or the regex hits a limit; QEP_ERR_SYSTEM. */
 enum qep_status qep_tokenizer_encode(const struct qep_tokenizer *tok, const char *text, size_t len,
-                                     const struct qep_span *plain, size_t num_plain,
+                                     const struct qep_text_span *plain, size_t num_plain,
                                      struct qep_ids *out);
 
 /* The bytes of one id, borrowed (a token may hold a part of a character); QEP_ERR_DATA for an id
