@@ -23,6 +23,7 @@ struct qep_engine {
     enum qep_kv_type kv_type;
     enum qep_attention_mode attention;
     int64_t step;
+    bool broken;
 };
 
 /* Index of `text` in a list that ends with NULL, or -1. */
@@ -237,8 +238,15 @@ enum qep_status qep_engine_step(struct qep_engine *e, struct qep_plan *plan,
                                 qep_logits_fn *on_logits, void *ctx) {
     plan->step = e->step++;
     qep_watchdog_stamp(e->dog, "plan", -1, (long)plan->step);
-    QEP_TRY(qep_wire_broadcast(e->comm, plan));
-    return qep_model_forward(e->model, plan, on_logits, ctx);
+    enum qep_status st = qep_wire_broadcast(e->comm, plan);
+    if (st == QEP_OK)
+        st = qep_model_forward(e->model, plan, on_logits, ctx);
+    e->broken = st != QEP_OK;
+    return st;
+}
+
+bool qep_engine_is_broken(const struct qep_engine *e) {
+    return e->broken;
 }
 
 static enum qep_status send_kind(struct qep_engine *e, enum qep_plan_kind kind) {
@@ -279,6 +287,7 @@ enum qep_status qep_engine_serve(struct qep_engine *e) {
     }
     qep_watchdog_rest(e->dog);
 done:
+    e->broken = st != QEP_OK;
     qep_plan_free(&plan);
     return st;
 }

@@ -52,6 +52,9 @@ struct qep_comm *qep_engine_comm(const struct qep_engine *engine);
 enum qep_status qep_engine_step(struct qep_engine *engine, struct qep_plan *plan,
                                 qep_logits_fn *on_logits, void *ctx);
 
+/* A step failed on this rank: peers may sit in a collective, the job can only be aborted. */
+bool qep_engine_is_broken(const struct qep_engine *engine);
+
 /* Rank 0: tells the workers that nothing comes for a while (before blocking on input); watchdogs
  * rest. */
 enum qep_status qep_engine_idle(struct qep_engine *engine);
