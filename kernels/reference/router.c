@@ -6,16 +6,13 @@
 #include <assert.h>
 #include <string.h>
 
-static void softmax(float *out, const float *x, int32_t n) {
-    float max = x[0], sum = 0.0f;
+/* exp(x - max): the softmax before its division, which cancels in the weights of the chosen. */
+static void softmax_numerators(float *out, const float *x, int32_t n) {
+    float max = x[0];
     for (int32_t i = 1; i < n; i++)
         max = x[i] > max ? x[i] : max;
-    for (int32_t i = 0; i < n; i++) {
-        out[i] = qep_expf(x[i] - max);
-        sum += out[i];
-    }
     for (int32_t i = 0; i < n; i++)
-        out[i] /= sum;
+        out[i] = qep_expf(x[i] - max);
 }
 
 /* The largest p not taken yet; the first of equals. Never fails, NaN or not. */
@@ -37,7 +34,7 @@ enum qep_status ref_router_topk(struct qep_backend *be, int32_t *topk_idx, float
     uint8_t *taken = (uint8_t *)(p + experts);
     for (size_t i = 0; i < (size_t)n; i++) {
         float sum = 0.0f;
-        softmax(p, logits + i * experts, num_experts);
+        softmax_numerators(p, logits + i * experts, num_experts);
         memset(taken, 0, experts);
         for (size_t j = 0; j < k; j++) {
             int32_t best = pick_largest(p, taken, num_experts);

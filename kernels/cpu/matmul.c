@@ -1,0 +1,316 @@
+/* Matmul over packed weights.
+ *
+ * F32 and BF16 activations: fp32 products with the exact fp32 value of each weight (q * s has at
+ * most 16 bits), summed in blocks of 256 columns, blocks ascending.
+ * INT8 activations: exact int32 sums over groups of 32, times (weight scale * activation scale), in
+ * fp32 over groups ascending.
+ *
+ * Few rows: one pass over the weights in memory order. Many rows: a block of weights stays in L1
+ * while the rows pass over it, and a block of rows in L2 while the weights do. */
+#include "kernels/cpu/cpu.h"
+
+#include "kernels/cpu/idot.h"
+#include "kernels/cpu/tile.h"
+
+#include <assert.h>
+
+enum { ACT_BLOCK = 512, INT8_ACT_BLOCK = 256 }; /* rows that stay in L2 */
+
+/* ---- fp32 ---- */
+
+INLINE void dequantise_quad(float *out, const struct qep_weight *w, vu bits, int offset, int p,
+                            int step, vf scale) {
+    const vu mask = (vu){0} + (w->type == QEP_WEIGHT_INT4 ? 15u : 255u);
+    for (int i = 0; i < 4; i++) {
+        vi u = (vi)((bits >> (unsigned)(8 * i + step)) & mask) - offset;
+        vf_store(out + i * CPU_ROW_BLOCK + p * VL, vf_from_vi(u) * scale);
+    }
+}
+
+/* Columns [k0, k0 + num_k) of one row block as fp32 [k][16]; k0 is a multiple of 32, and whole
+ * groups are written. */
+static void dequantise_block(float *out, const struct qep_weight *w, size_t block, size_t k0,
+                             size_t num_k) {
+    const uint8_t *data = (const uint8_t *)w->data + block * w->block_bytes;
+    const bool int4 = w->type == QEP_WEIGHT_INT4;
+    const size_t group_bytes = int4 ? CPU_INT4_GROUP_BYTES : CPU_INT8_GROUP_BYTES;
+    for (size_t g = k0 / 32; g * 32 < k0 + num_k; g++, out += 32 * CPU_ROW_BLOCK) {
+        const uint8_t *bytes = data + g * group_bytes;
+        const uint16_t *scales =
+            w->scales + (block * (size_t)w->num_groups + g * 32 / (size_t)w->group_size) * 16;
+        for (int p = 0; p < PARTS; p++) {
+            vf scale = vf_from_bf16(scales + p * VL);
+            for (int j = 0; j < (int4 ? 4 : 8); j++) {
+                vu bits = vu_load(bytes + j * 64 + p * VL * 4);
+                dequantise_quad(out + j * 64, w, bits, int4 ? 8 : 128, p, 0, scale);
+                if (int4)
+                    dequantise_quad(out + (j + 4) * 64, w, bits, 8, p, 4, scale);
+            }
+        }
+    }
+}
+
+static void widen_block(float *out, const struct qep_weight *w, size_t block, size_t k0,
+                        size_t num_k) {
+    const uint16_t *data = (const uint16_t *)w->data + (block * (size_t)w->cols + k0) * 16;
+    for (size_t i = 0; i < num_k * 16; i += VL)
+        vf_store(out + i, vf_from_bf16(data + i));
+}
+
+/* `blocks` row blocks x one block of columns, ready for the tile. */
+static struct tile_w load_panel(const struct qep_weight *w, int32_t block, int blocks, size_t k0,
+                                size_t num_k, bool many_rows, float *scratch) {
+    size_t first = (size_t)block, cols = (size_t)w->cols;
+    if (w->type == QEP_WEIGHT_F32)
+        return (struct tile_w){(const float *)w->data + (first * cols + k0) * 16, false, 16,
+                               cols * 16};
+    if (w->type == QEP_WEIGHT_BF16 && !many_rows)
+        return (struct tile_w){(const uint16_t *)w->data + (first * cols + k0) * 16, true, 16,
+                               cols * 16};
+    for (int b = 0; b < blocks; b++) {
+        float *out = scratch + (size_t)b * CPU_GEMM_K_BLOCK * CPU_ROW_BLOCK;
+        if (w->type == QEP_WEIGHT_BF16)
+            widen_block(out, w, first + (size_t)b, k0, num_k);
+        else
+            dequantise_block(out, w, first + (size_t)b, k0, num_k);
+    }
+    return (struct tile_w){scratch, false, 16, (size_t)CPU_GEMM_K_BLOCK * CPU_ROW_BLOCK};
+}
+
+/* Writes, or adds to, up to 16 outputs of which `valid` exist. */
+INLINE void put_block(float *out, int32_t valid, const vf *acc, bool add) {
+    if (valid >= CPU_ROW_BLOCK) {
+        for (int p = 0; p < PARTS; p++)
+            vf_store(out + p * VL, add ? vf_load(out + p * VL) + acc[p] : acc[p]);
+        return;
+    }
+    float lanes[CPU_ROW_BLOCK];
+    for (int p = 0; p < PARTS; p++)
+        vf_store(lanes + p * VL, acc[p]);
+    for (int32_t i = 0; i < valid; i++)
+        out[i] = add ? out[i] + lanes[i] : lanes[i];
+}
+
+static void float_panel(const struct qep_weight *w, const struct cpu_act_row *rows, int32_t n,
+                        int32_t block, int blocks, size_t k0, float *scratch) {
+    size_t left = (size_t)w->cols - k0, num_k = left < CPU_GEMM_K_BLOCK ? left : CPU_GEMM_K_BLOCK;
+    struct tile_w panel = load_panel(w, block, blocks, k0, num_k, n > TILE_ROWS, scratch);
+    for (int32_t i = 0; i < n;) {
+        int num = tile_rows(n - i);
+        const float *x[TILE_ROWS];
+        vf acc[TILE_ROWS][TILE_BLOCKS * PARTS];
+        for (int m = 0; m < num; m++)
+            x[m] = (const float *)rows[i + m].x + k0;
+        tile(num, blocks, &panel, x, (int32_t)num_k, acc);
+        for (int m = 0; m < num; m++)
+            for (int b = 0; b < blocks; b++) {
+                int32_t row = (block + b) * CPU_ROW_BLOCK;
+                put_block(rows[i + m].out + row, w->rows - row, acc[m] + b * PARTS, k0 > 0);
+            }
+        i += num;
+    }
+}
+
+static void gemm_float(const struct qep_weight *w, const struct cpu_act_row *rows, int32_t n,
+                       int32_t block0, int32_t block1, float *scratch) {
+    size_t cols = (size_t)w->cols;
+    bool few = n <= TILE_ROWS;
+    /* Few rows read the weights once, in order; many rows go by column blocks. */
+    size_t outer_step = few ? cols : CPU_GEMM_K_BLOCK;
+    for (size_t k_outer = 0; k_outer < cols; k_outer += outer_step)
+        for (int32_t b = block0; b < block1; b += TILE_BLOCKS) {
+            int blocks = block1 - b < TILE_BLOCKS ? 1 : TILE_BLOCKS;
+            for (size_t k = k_outer; k < k_outer + outer_step && k < cols; k += CPU_GEMM_K_BLOCK)
+                float_panel(w, rows, n, b, blocks, k, scratch);
+        }
+}
+
+/* ---- int8 ---- */
+
+INLINE void int8_tile(const int M, const bool INT4, const struct qep_weight *w, int32_t block,
+                      const struct cpu_act_row *rows) {
+    const size_t group_bytes = INT4 ? CPU_INT4_GROUP_BYTES : CPU_INT8_GROUP_BYTES;
+    const size_t num_groups = (size_t)w->num_act_groups;
+    const size_t groups_per_scale = (size_t)w->group_size / 32;
+    const uint8_t *bytes = (const uint8_t *)w->data + (size_t)block * w->block_bytes;
+    const uint16_t *scales = w->scales + (size_t)block * (size_t)w->num_groups * 16;
+    const int8_t *x[IDOT_ROWS];
+    const float *x_scale[IDOT_ROWS];
+    vf acc[IDOT_ROWS][PARTS];
+    size_t until_next_scale = groups_per_scale;
+    for (int m = 0; m < M; m++) {
+        x[m] = rows[m].x;
+        x_scale[m] = (const float *)(const void *)(x[m] + num_groups * 32);
+        for (int p = 0; p < PARTS; p++)
+            acc[m][p] = (vf){0};
+    }
+    for (size_t g = 0; g < num_groups; g++) {
+        vi sum[IDOT_ROWS][PARTS];
+        idot_group(M, INT4, bytes, x, sum);
+        for (int p = 0; p < PARTS; p++) {
+            vf scale = vf_from_bf16(scales + p * VL);
+            for (int m = 0; m < M; m++) {
+                vi exact = sum[m][p] - rows[m].sums[g] * (INT4 ? 8 : 128);
+                acc[m][p] += vf_from_vi(exact) * (scale * x_scale[m][g]);
+            }
+        }
+        for (int m = 0; m < M; m++)
+            x[m] += 32;
+        bytes += group_bytes;
+        if (--until_next_scale == 0) {
+            until_next_scale = groups_per_scale;
+            scales += 16;
+        }
+    }
+    for (int m = 0; m < M; m++)
+        put_block(rows[m].out + block * CPU_ROW_BLOCK, w->rows - block * CPU_ROW_BLOCK, acc[m],
+                  false);
+}
+
+#define INT8_CASE(m)                                                                               \
+    case m:                                                                                        \
+        if (w->type == QEP_WEIGHT_INT4)                                                            \
+            int8_tile(m, true, w, block, rows);                                                    \
+        else                                                                                       \
+            int8_tile(m, false, w, block, rows);                                                   \
+        break
+
+static int int8_rows(int32_t left) {
+    if (left >= IDOT_ROWS)
+        return IDOT_ROWS;
+    return left >= 4 ? 4 : left >= 2 ? 2 : 1;
+}
+
+static void int8_tile_any(const struct qep_weight *w, int32_t block, int num,
+                          const struct cpu_act_row *rows) {
+    switch (num) {
+        INT8_CASE(1);
+        INT8_CASE(2);
+#if defined(__AVX2__)
+        INT8_CASE(4);
+#endif
+#if defined(__AVX512F__)
+        INT8_CASE(8);
+#endif
+    }
+}
+
+static void gemm_int8(const struct qep_weight *w, const struct cpu_act_row *rows, int32_t n,
+                      int32_t block0, int32_t block1) {
+    for (int32_t b = block0; b < block1; b++)
+        for (int32_t i = 0; i < n;) {
+            int num = int8_rows(n - i);
+            int8_tile_any(w, b, num, rows + i);
+            i += num;
+        }
+}
+
+void CPU(gemm)(const struct qep_weight *weight, bool int8, const struct cpu_act_row *rows,
+               int32_t n, int32_t block0, int32_t block1, float *scratch) {
+    int32_t step = int8 ? INT8_ACT_BLOCK : ACT_BLOCK;
+    for (int32_t i = 0; i < n; i += step) {
+        int32_t num = n - i < step ? n - i : step;
+        if (int8)
+            gemm_int8(weight, rows + i, num, block0, block1);
+        else
+            gemm_float(weight, rows + i, num, block0, block1, scratch);
+    }
+}
+
+/* ---- activations ---- */
+
+size_t CPU(prepared_bytes)(enum qep_act_type type, int32_t cols) {
+    size_t groups = ((size_t)cols + 31) / 32;
+    return type == QEP_ACT_F32    ? 0
+           : type == QEP_ACT_BF16 ? cpu_padded((size_t)cols * 4)
+                                  : cpu_padded(groups * 4);
+}
+
+static void group_sums(int32_t *sums, const int8_t *x, size_t num_groups) {
+    for (size_t g = 0; g < num_groups; g++) {
+        int32_t sum = 0;
+        for (size_t i = 0; i < 32; i++)
+            sum += x[g * 32 + i];
+        sums[g] = sum;
+    }
+}
+
+void CPU(prepare_row)(enum qep_act_type type, const void *act, int32_t cols, void *prepared,
+                      struct cpu_act_row *row) {
+    row->x = act;
+    row->sums = NULL;
+    if (type == QEP_ACT_BF16) {
+        const uint16_t *bits = act;
+        float *wide = prepared;
+        for (int32_t c = 0; c < cols; c++)
+            wide[c] = qep_bf16_to_f32(bits[c]);
+        row->x = wide;
+    } else if (type == QEP_ACT_INT8) {
+        group_sums(prepared, act, ((size_t)cols + 31) / 32);
+        row->sums = prepared;
+    }
+}
+
+/* ---- the op ---- */
+
+struct matmul_job {
+    const struct qep_weight *weight;
+    enum qep_act_type type;
+    const char *act;
+    size_t row_stride, prepared_bytes;
+    float *out, *panels;
+    char *prepared;
+    struct cpu_act_row *rows;
+    int32_t n;
+};
+
+static void prepare_rows(void *arg, int thread_idx, int num_threads) {
+    const struct matmul_job *job = arg;
+    size_t begin, end;
+    qep_team_split((size_t)job->n, 1, thread_idx, num_threads, &begin, &end);
+    for (size_t i = begin; i < end; i++) {
+        CPU(prepare_row)
+        (job->type, job->act + i * job->row_stride, job->weight->cols,
+         job->prepared + i * job->prepared_bytes, &job->rows[i]);
+        job->rows[i].out = job->out + i * (size_t)job->weight->rows;
+    }
+}
+
+static void matmul_part(void *arg, int thread_idx, int num_threads) {
+    const struct matmul_job *job = arg;
+    size_t block0 = 0, block1 = (size_t)job->weight->num_blocks, row0 = 0, row1 = (size_t)job->n;
+    /* Narrow matrices are split over rows of activations instead. */
+    bool narrow = block1 < 4 * (size_t)num_threads && row1 >= 8 * (size_t)num_threads;
+    if (narrow)
+        qep_team_split(row1, 8, thread_idx, num_threads, &row0, &row1);
+    else
+        qep_team_split(block1, 1, thread_idx, num_threads, &block0, &block1);
+    CPU(gemm)
+    (job->weight, job->type == QEP_ACT_INT8, job->rows + row0, (int32_t)(row1 - row0),
+     (int32_t)block0, (int32_t)block1, job->panels + (size_t)thread_idx * CPU_GEMM_SCRATCH);
+}
+
+enum qep_status CPU(matmul)(struct qep_backend *be, float *out, const void *act, size_t row_stride,
+                            enum qep_act_type type, const struct qep_weight *weight, int32_t n) {
+    struct cpu_arena arena;
+    struct matmul_job job = {.weight = weight,
+                             .type = type,
+                             .act = act,
+                             .row_stride = row_stride,
+                             .prepared_bytes = CPU(prepared_bytes)(type, weight->cols),
+                             .out = out,
+                             .n = n};
+    size_t threads = (size_t)cpu_num_threads(be), rows = (size_t)n;
+    size_t row_bytes = cpu_padded(rows * sizeof *job.rows);
+    size_t panel_bytes = cpu_padded(threads * CPU_GEMM_SCRATCH * sizeof(float));
+    assert(cpu_supports(be, weight->type, type));
+    if (n == 0)
+        return QEP_OK;
+    QEP_TRY(cpu_arena_init(be, &arena, row_bytes + panel_bytes + rows * job.prepared_bytes));
+    job.rows = cpu_arena_take(&arena, row_bytes);
+    job.panels = cpu_arena_take(&arena, panel_bytes);
+    job.prepared = cpu_arena_take(&arena, rows * job.prepared_bytes);
+    cpu_run(be, rows * (size_t)weight->cols / 4, prepare_rows, &job);
+    cpu_run(be, rows * (size_t)weight->cols * (size_t)weight->rows / 8, matmul_part, &job);
+    return QEP_OK;
+}
