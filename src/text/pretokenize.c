@@ -8,7 +8,7 @@
 #include <string.h>
 
 /* Far above what any real text needs, far below for ever. */
-enum { MATCH_LIMIT = 1000000000, JIT_STACK_START = 64 << 10, JIT_STACK_MAX = 64 << 20 };
+enum { MATCH_LIMIT = 100000000, JIT_STACK_START = 64 << 10, JIT_STACK_MAX = 64 << 20 };
 
 static const char white_space[] = "\\x{9}-\\x{D}\\x{20}\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}"
                                   "\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}";
