@@ -191,8 +191,11 @@ static enum qep_status encode_chat(struct tokenize *t) {
     size_t len = 0;
     QEP_TRY(qep_file_read(t->chat, MAX_TEXT_BYTES, &data, &len));
     enum qep_status st = qep_value_parse(data, len, t->chat, &doc, &root);
-    if (st == QEP_OK)
+    if (st == QEP_OK) {
         st = answer_chat(t, root, false, &t->line);
+        if (st != QEP_OK)
+            st = qep_fail(st, "%s: %s", t->chat, qep_last_error());
+    }
     if (st == QEP_OK && !t->render)
         st = qep_bytes_append_str(&t->line, "\n");
     if (st == QEP_OK)

@@ -118,8 +118,8 @@ enum qep_status qep_text_need_template(const struct qep_text *text) {
                         "%s: unknown chat template: expected an official one of the Qwen3.5 "
                         "family; choose one with --template-as or use none with --raw",
                         text->template_where);
-    return qep_fail(QEP_ERR_DATA, "no chat template in the model directory: choose one with "
-                                  "--template-as or use none with --raw");
+    return qep_fail(QEP_ERR_DATA, "no chat template: expected chat_template.jinja in the model "
+                                  "directory, --template-as NAME, or --raw for none");
 }
 
 enum qep_status qep_text_encode(const struct qep_text *text, const char *data, size_t len,
