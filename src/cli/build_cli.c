@@ -1,0 +1,134 @@
+#include "cli/build_cli.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <inttypes.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+volatile sig_atomic_t qep_stop_requested;
+static struct sigaction old_int, old_term;
+
+static void on_signal(int number) {
+    (void)number;
+    qep_stop_requested = 1;
+}
+
+void qep_stop_install(void) {
+    struct sigaction action = {.sa_handler = on_signal};
+    sigemptyset(&action.sa_mask);
+    qep_stop_requested = 0;
+    sigaction(SIGINT, &action, &old_int);
+    sigaction(SIGTERM, &action, &old_term);
+}
+
+void qep_stop_restore(void) {
+    sigaction(SIGINT, &old_int, NULL);
+    sigaction(SIGTERM, &old_term, NULL);
+}
+
+int qep_default_jobs(const struct qep_comm *comm) {
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    int count = sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus) : 1;
+    int ranks = comm->num_local_ranks < 1 ? 1 : comm->num_local_ranks;
+    return count / ranks < 1 ? 1 : count / ranks;
+}
+
+void qep_progress_show(struct qep_progress_line *line, const char *what, uint64_t done_bytes,
+                       uint64_t total_bytes) {
+    double now = qep_now_s();
+    if (line->begin_s == 0) {
+        line->begin_s = line->last_s = now;
+        line->on_terminal = isatty(STDERR_FILENO) == 1;
+    }
+    if (qep_log_get_level() == QEP_LOG_QUIET || now - line->last_s < (line->on_terminal ? 0.1 : 5))
+        return;
+    line->last_s = now;
+    double seconds = now - line->begin_s, done = (double)done_bytes, total = (double)total_bytes;
+    double fraction = total_bytes > 0 ? done / total : 1, rate = done / (seconds + 1e-9);
+    int filled = (int)(fraction * 20);
+    char bar[21] = "....................";
+    memset(bar, '#', (size_t)(filled < 0 ? 0 : filled > 20 ? 20 : filled));
+    char text[160];
+    snprintf(text, sizeof text, "%s [%s] %3.0f %%  %.2f of %.2f GB  %.2f GB/s  %.0f s left  %s",
+             line->label, bar, fraction * 100, done / 1e9, total / 1e9, rate / 1e9,
+             rate > 0 ? (total - done) / rate : 0.0, what);
+    if (!line->on_terminal) {
+        qep_info("%s", text);
+        return;
+    }
+    struct winsize size = {0};
+    int columns =
+        ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 80;
+    fprintf(stderr, "\r%.*s\033[K", columns - 1, text);
+    fflush(stderr);
+    line->shown = true;
+}
+
+void qep_progress_end(struct qep_progress_line *line) {
+    if (!line->shown)
+        return;
+    fputs("\r\033[K", stderr);
+    fflush(stderr);
+    line->shown = false;
+}
+
+struct progress_arg {
+    struct qep_progress_line line;
+    int rank;
+};
+
+static void on_progress(void *p, const struct qep_build_progress *progress) {
+    struct progress_arg *arg = p;
+    if (arg->rank == 0)
+        qep_progress_show(&arg->line, progress->file, progress->done_bytes, progress->total_bytes);
+}
+
+static void summarise(const char *label, const struct qep_build_options *options,
+                      const struct qep_build *build, double seconds) {
+    struct qep_build_sizes sizes = qep_build_sizes(build);
+    qep_info(
+        "%s: %s: %.2f GB -> %.2f GB of tensors, %.2f GB on disk (%.1f %%) in %.1f s: %.2f GB/s",
+        label, options->dir, (double)sizes.source_bytes / 1e9, (double)sizes.tensor_bytes / 1e9,
+        (double)sizes.stored_bytes / 1e9,
+        100.0 * (double)sizes.stored_bytes / ((double)sizes.source_bytes + 1), seconds,
+        (double)sizes.source_bytes / 1e9 / (seconds + 1e-9));
+    if (sizes.num_resumed > 0)
+        qep_info("%s: continued: %zu of %zu files were there", label, sizes.num_resumed,
+                 sizes.num_files);
+}
+
+/* Each step ends in an agreement: a rank that failed must not leave the others waiting. */
+static enum qep_status run_steps(struct qep_job *job, struct qep_build *build) {
+    struct qep_comm *comm = job->comm;
+    enum qep_status st = comm->rank == 0 ? qep_build_prepare(build) : QEP_OK;
+    QEP_TRY(qep_comm_agree(comm, st));
+    QEP_TRY(qep_comm_agree(comm, qep_build_files(build, comm->rank, comm->num_ranks)));
+    return qep_comm_agree(comm, comm->rank == 0 ? qep_build_finish(build) : QEP_OK);
+}
+
+enum qep_status qep_build_run(struct qep_job *job, const char *label,
+                              struct qep_build_options *options, enum qep_status st) {
+    struct progress_arg progress = {.line = {.label = label}, .rank = job->comm->rank};
+    struct qep_build *build = NULL;
+    double begin_s = qep_now_s();
+    options->stop = &qep_stop_requested;
+    options->on_progress = on_progress;
+    options->progress_arg = &progress;
+    if (st == QEP_OK)
+        st = qep_build_create(options, &build);
+    QEP_TRY(qep_comm_agree(job->comm, st));
+    qep_stop_install();
+    st = run_steps(job, build);
+    qep_stop_restore();
+    qep_progress_end(&progress.line);
+    if (st == QEP_OK)
+        summarise(label, options, build, qep_now_s() - begin_s);
+    qep_build_destroy(build);
+    return st;
+}
