@@ -17,12 +17,12 @@ struct convert_args {
 static void print_help(const struct qep_option_table *table) {
     printf("usage: qwen-ep convert --from HF_DIR --to DIR [options]\n\n"
            "Quantises and compresses a checkpoint (config.json, *.safetensors) into a shard\n"
-           "directory for `qwen-ep run`. Interrupted, the same command continues. Under mpirun\n"
-           "the files are split over the ranks.\n\n");
+           "directory for `qwen-ep run`. Interrupted, the same command continues. Under\n"
+           "mpirun the files are split over the ranks.\n\n");
     qep_options_help(table);
 }
 
-static enum qep_status parse(int argc, char **argv, struct convert_args *a) {
+static enum qep_status parse(int argc, char **argv, int rank, struct convert_args *a) {
     const struct qep_option options[] = {
         {.name = "from",
          .kind = QEP_OPTION_STRING,
@@ -38,21 +38,21 @@ static enum qep_status parse(int argc, char **argv, struct convert_args *a) {
          .kind = QEP_OPTION_STRING,
          .target = &a->recipe,
          .arg = "R",
-         .help = "bf16, q8, q4 (default), q4-all or a .json file"},
+         .help = "bf16, q8, q4 (default), q4-all, a .json file"},
         {.name = "group-size",
          .kind = QEP_OPTION_INT,
          .target = &a->group_size,
          .arg = "N",
          .min = 32,
          .max = 128,
-         .help = "weights per scale: 32, 64 or 128 (default: recipe's)"},
+         .help = "32, 64 or 128 weights per scale"},
         {.name = "shards",
          .kind = QEP_OPTION_INT,
          .target = &a->shards,
          .arg = "N",
          .min = 1,
          .max = QEP_MAX_SHARDS,
-         .help = "expert files (default 8); no effect on results"},
+         .help = "expert files (default 8)"},
         {.name = "jobs",
          .kind = QEP_OPTION_INT,
          .target = &a->jobs,
@@ -72,7 +72,7 @@ static enum qep_status parse(int argc, char **argv, struct convert_args *a) {
         {.name = "allow-nan",
          .kind = QEP_OPTION_FLAG,
          .target = &a->allow_nan,
-         .help = "accept NaN and infinity (0 in quantised tensors)"},
+         .help = "accept NaN, infinity (quantised: as 0)"},
         {.name = "help",
          .short_name = 'h',
          .kind = QEP_OPTION_FLAG,
@@ -83,7 +83,8 @@ static enum qep_status parse(int argc, char **argv, struct convert_args *a) {
     int first = 0;
     QEP_TRY(qep_options_parse(&table, 1, argc, argv, &first));
     if (a->help) {
-        print_help(&table);
+        if (rank == 0)
+            print_help(&table);
         return QEP_OK;
     }
     if (first < argc)
@@ -142,6 +143,6 @@ enum qep_status qep_cmd_convert(struct qep_job *job, int argc, char **argv) {
     struct convert_args args = {.recipe = "q4", .compress = "auto", .shards = 8};
     /* --help is for rank 0; the option table is the same on all ranks, so no agreement is needed.
      */
-    QEP_TRY(parse(argc, argv, &args));
+    QEP_TRY(parse(argc, argv, job->comm->rank, &args));
     return args.help ? QEP_OK : convert(job, &args);
 }

@@ -38,8 +38,9 @@ static enum qep_status identify(struct qep_build *b) {
     size_t cap = 512 + o->recipe->num_rules * sizeof(struct qep_recipe_rule) * 2;
     void *mem = NULL;
     QEP_TRY(qep_alloc(cap, 1, "identity", &mem));
-    char *text = mem;
-    int n = snprintf(text, cap, "%d %016llx %s %d %d %d %d", QEP_MANIFEST_VERSION,
+    char *text = mem, config[QEP_HASH_TEXT];
+    qep_hash_text(o->config, sizeof *o->config, config);
+    int n = snprintf(text, cap, "%s %d %016llx %s %d %d %d %d", config, QEP_MANIFEST_VERSION,
                      (unsigned long long)o->source_identity, o->recipe->name,
                      (int)o->recipe->group_size, (int)o->num_shards, (int)o->compress,
                      (int)o->allow_nan);

@@ -11,8 +11,6 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_SIDE_BYTES = 256 << 20 };
-
 enum qep_status qep_build_state_path(const struct qep_build *build, const char *name,
                                      const char *suffix, char **out) {
     char file[QEP_FILE_NAME_MAX + 16];
@@ -170,7 +168,7 @@ static enum qep_status copy_side_file(const struct qep_build *b, const char *nam
     if (from == NULL || !qep_path_exists(from))
         goto done;
     QEP_TRY_GOTO(st, done, qep_path_join(b->options.dir, name, &to));
-    QEP_TRY_GOTO(st, done, qep_file_read(from, MAX_SIDE_BYTES, &data, &len));
+    QEP_TRY_GOTO(st, done, qep_file_read(from, QEP_MAX_SIDE_BYTES, &data, &len));
     QEP_TRY_GOTO(st, done, qep_file_write_atomic(to, data, len));
     snprintf(out->name, sizeof out->name, "%s", name);
     out->bytes = len;
