@@ -1,0 +1,110 @@
+#!/bin/bash
+# test_stage.sh NAME: one stage of test.sh, which sets work, logs, jobs, fuzz_seconds and junit.
+# Exit 0: passed; 77: skipped, the last line says why.
+set -uo pipefail
+: "${work:?}" "${logs:?}" "${jobs:?}" "${fuzz_seconds:?}" "${junit:?}"
+
+build() { # DIR CMAKE_ARGS...: -Werror everywhere
+    local dir=$work/$1
+    shift
+    cmake -S . -B "$dir" -DQEP_WERROR=ON "$@" && cmake --build "$dir" --parallel "$jobs"
+}
+
+run_ctest() { # DIR CTEST_ARGS...
+    local dir=$work/$1
+    shift
+    ctest --test-dir "$dir" --output-on-failure --no-tests=error --parallel "$jobs" \
+        --output-junit "$junit" "$@"
+}
+
+need() { # TOOL...
+    local tool
+    for tool in "$@"; do
+        command -v "$tool" >/dev/null || { echo "no $tool" && exit 77; }
+    done
+}
+
+source_files() {
+    if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
+        git ls-files -z '*.c' '*.h'
+    else
+        find src kernels tests bench -name '*.[ch]' -print0 2>/dev/null
+    fi
+}
+
+stage_format() {
+    need clang-format
+    clang-format --version | grep -q 'version 14\.' ||
+        { echo "clang-format is not version 14, whose style counts" && exit 77; }
+    source_files | xargs -0 clang-format --dry-run -Werror
+}
+
+stage_shell() {
+    need shellcheck
+    find launch tests .ci -type f \( -name '*.sh' -o -name '*.sbatch' -o -path .ci/run \) -print0 |
+        xargs -0 shellcheck -x
+}
+
+stage_gcc() { build gcc -DCMAKE_C_COMPILER=gcc -DCMAKE_BUILD_TYPE=Release; }
+stage_unit() { run_ctest gcc --label-regex '^(unit|mpi)$' --label-exclude '^e2e$'; }
+stage_e2e() { run_ctest gcc --label-regex '^(e2e|fault)$' --label-exclude '^(unit|mpi)$'; }
+
+stage_clang() {
+    need clang
+    build clang -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=Release -DQEP_TESTS=ON
+}
+
+# Some containers forbid the ptrace that the leak checker uses.
+leak_check_works() {
+    echo 'int main(void) { return 0; }' | clang -fsanitize=address -x c - -o "$work/leak-probe" &&
+        ASAN_OPTIONS=detect_leaks=1 "$work/leak-probe"
+}
+
+stage_asan() {
+    need clang
+    # Leaks are looked for in our programs; Open MPI's own are not ours.
+    leak_check_works || export ASAN_OPTIONS=detect_leaks=0
+    export LSAN_OPTIONS=suppressions=$PWD/tests/mpi/lsan.supp:print_suppressions=0
+    build asan -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+        -DQEP_SANITIZE=address,undefined && run_ctest asan --timeout 600
+}
+
+stage_tsan() {
+    need clang
+    export TSAN_OPTIONS=halt_on_error=1
+    build tsan -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=RelWithDebInfo -DQEP_MPI=OFF \
+        -DQEP_SANITIZE=thread && run_ctest tsan --label-regex '^(threads|unit)$' --timeout 600
+}
+
+# shellcheck disable=SC2317 # called by name
+fuzz_one() { # PROGRAM
+    local name=${1##*/fuzz_} corpus seeds
+    corpus=$work/fuzz-corpus/$name seeds=tests/fuzz/corpus/$name
+    mkdir -p "$corpus"
+    [ -d "$seeds" ] || seeds=
+    "$1" -max_total_time="$fuzz_seconds" -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 \
+        -artifact_prefix="$work/fuzz-found-$name-" "$corpus" ${seeds:+"$seeds"} \
+        >"$logs/fuzz-$name.log" 2>&1 && return 0
+    echo "fuzz_$name found something:"
+    tail -n 40 "$logs/fuzz-$name.log"
+    return 1
+}
+
+stage_fuzz() {
+    need clang
+    build fuzz -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=RelWithDebInfo -DQEP_MPI=OFF \
+        -DQEP_FUZZ=ON -DQEP_SANITIZE=address,undefined || return 1
+    local programs
+    mapfile -t programs < <(find "$work/fuzz/tests/fuzz" -maxdepth 1 -type f -name 'fuzz_*' -perm -u+x)
+    [ ${#programs[@]} -gt 0 ] || { echo "no fuzz targets" && exit 77; }
+    printf '%s\0' "${programs[@]}" | xargs -0 -n 1 -P "$jobs" launch/test_stage.sh fuzz_one
+}
+
+case ${1:-} in
+fuzz_one) fuzz_one "$2" ;;
+format | shell | gcc | unit | e2e | clang | asan | tsan | fuzz) "stage_$1" ;;
+*)
+    echo "usage: test_stage.sh NAME" >&2
+    exit 64
+    ;;
+esac
