@@ -36,6 +36,9 @@ struct worker_arg {
     int thread_idx;
 };
 
+/* A thread that works for a team runs a nested job alone: its team is busy with the outer one. */
+static _Thread_local bool inside_job;
+
 static void futex_wait(atomic_uint *word, unsigned seen) {
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
 }
@@ -63,6 +66,7 @@ static void *worker_main(void *p) {
     struct worker_arg *w = p;
     struct qep_team *team = w->team;
     unsigned seen = 0;
+    inside_job = true;
     for (;;) {
         seen = wait_for_change(&team->generation, seen);
         if (atomic_load(&team->stop))
@@ -122,7 +126,7 @@ int qep_team_size(const struct qep_team *team) {
 }
 
 void qep_team_run(struct qep_team *team, qep_team_fn *fn, void *arg) {
-    if (team == NULL || team->num_threads == 1) {
+    if (team == NULL || team->num_threads == 1 || inside_job) {
         fn(arg, 0, 1);
         return;
     }
@@ -131,7 +135,9 @@ void qep_team_run(struct qep_team *team, qep_team_fn *fn, void *arg) {
     atomic_store_explicit(&team->finished, 0, memory_order_relaxed);
     atomic_fetch_add_explicit(&team->generation, 1, memory_order_release);
     futex_wake_all(&team->generation);
+    inside_job = true;
     fn(arg, 0, team->num_threads);
+    inside_job = false;
     unsigned target = (unsigned)team->num_threads - 1;
     unsigned now = atomic_load_explicit(&team->finished, memory_order_acquire);
     while (now != target)

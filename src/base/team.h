@@ -18,7 +18,8 @@ int qep_team_size(const struct qep_team *team); /* 1 for NULL */
 
 typedef void qep_team_fn(void *arg, int thread_idx, int num_threads);
 
-/* Runs fn on every thread of the team. A NULL team runs fn(arg, 0, 1) in place. */
+/* Runs fn on every thread of the team. A NULL team, and a call from inside a job, run
+ * fn(arg, 0, 1) in place. */
 void qep_team_run(struct qep_team *team, qep_team_fn *fn, void *arg);
 
 /* Thread `thread_idx`'s part [*begin, *end) of `count` items, in whole blocks of `block`. */

@@ -14,6 +14,7 @@ enum qep_status model_scratch(struct qep_model *m, enum scratch_id id, size_t co
                               void **dev) {
     struct block *b = &m->scratch[id];
     size_t bytes = 0;
+    *dev = NULL;
     if (__builtin_mul_overflow(count, size, &bytes))
         return qep_fail(QEP_ERR_SYSTEM, "scratch: %zu x %zu bytes overflow", count, size);
     if (bytes > b->bytes) {
@@ -30,6 +31,7 @@ enum qep_status model_scratch(struct qep_model *m, enum scratch_id id, size_t co
 
 enum qep_status model_staging(struct qep_model *m, enum staging_id id, size_t bytes, void **host) {
     struct block *b = &m->staging[id];
+    *host = NULL;
     if (bytes > b->bytes || b->data == NULL) {
         size_t grown = bytes + bytes / 4 + 64;
         free(b->data);

@@ -30,7 +30,7 @@ struct loader {
     size_t num_jobs, job_cap;
     atomic_size_t next;
     atomic_bool failed;
-    pthread_mutex_t lock; /* guards the fields below, and the backend while it repacks */
+    pthread_mutex_t lock; /* guards the fields below and the byte counts */
     enum qep_status status;
     char message[QEP_ERROR_MAX];
 };
@@ -345,9 +345,9 @@ static enum qep_status run_job(struct loader *ld, const struct job *job) {
     uint64_t stored = 0;
     enum qep_status st = read_host(ld, job, &host, &stored);
     if (st == QEP_OK) {
-        pthread_mutex_lock(&ld->lock);
         st = job->kind == JOB_VECTOR ? upload_vector(ld, job, &host)
                                      : ld->be->ops->weight_create(ld->be, &host, job->weight);
+        pthread_mutex_lock(&ld->lock);
         ld->w->stored_bytes += stored;
         ld->w->tensor_bytes += qep_weight_data_bytes(host.type, host.rows, host.cols) +
                                2 * qep_weight_num_scales(host.rows, host.cols, host.group_size);

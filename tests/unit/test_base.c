@@ -90,6 +90,28 @@ START_TEST(team_covers_every_item_once) {
 }
 END_TEST
 
+struct nested_arg {
+    struct qep_team *team;
+    struct count_arg counts[4];
+};
+
+static void run_nested(void *p, int thread_idx, int num_threads) {
+    struct nested_arg *arg = p;
+    (void)num_threads;
+    qep_team_run(arg->team, count_items, &arg->counts[thread_idx]);
+}
+
+START_TEST(team_runs_nested_jobs_in_place) {
+    struct nested_arg arg = {.team = NULL};
+    ck_assert_int_eq(qep_team_create(4, &arg.team), QEP_OK);
+    qep_team_run(arg.team, run_nested, &arg);
+    for (int t = 0; t < 4; t++)
+        for (int i = 0; i < 1000; i++)
+            ck_assert_uint_eq(arg.counts[t].hits[i], 1);
+    qep_team_destroy(arg.team);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("base");
     TCase *tc = tcase_create("base");
@@ -98,6 +120,7 @@ int main(void) {
     tcase_add_test(tc, json_getters_check_kind_and_range);
     tcase_add_test(tc, file_atomic_write_and_read);
     tcase_add_loop_test(tc, team_covers_every_item_once, 0, 5);
+    tcase_add_test(tc, team_runs_nested_jobs_in_place);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);

@@ -1,0 +1,36 @@
+/* Runs a shard directory in this process, on any number of ranks (threads transport), and keeps
+ * every row of logits. */
+#ifndef QEP_TESTS_RUN_MODEL_H
+#define QEP_TESTS_RUN_MODEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct model_run {
+    const char *dir, *backend, *activations, *attention;
+    int ranks, threads, prefill_chunk;
+    const int32_t *prompt;
+    int32_t num_prompt, max_new;
+};
+
+struct model_output {
+    float *logits; /* [num_rows, vocab_size] */
+    size_t num_rows, vocab_size;
+    int32_t *token_ids; /* generated */
+    int32_t num_tokens;
+};
+
+/* Fields left 0 / NULL: reference, auto, layers, 1 rank, 1 thread, chunk 512. Fails the running
+ * test on an error. */
+void model_run(const struct model_run *run, struct model_output *out);
+void model_output_free(struct model_output *out);
+
+/* Converts a Hugging Face directory into a fresh one below `parent`; returns its path (free).
+ * shards 0: default. */
+char *model_convert(const char *hf_dir, const char *parent, const char *recipe, int shards);
+
+/* A fresh temporary directory (free), and its removal with everything in it. */
+char *temp_dir(void);
+void remove_tree(const char *path);
+
+#endif

@@ -1,0 +1,12 @@
+# Scripts that drive the built program as a user does.
+function(qep_script_test label name script)
+  add_test(NAME ${label}.${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/${script} $<TARGET_FILE:qwen-ep> ${ARGN}
+           WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${label}.${name} PROPERTIES LABELS ${label} TIMEOUT 900)
+endfunction()
+if(TARGET qwen-ep)
+  qep_script_test(e2e chat e2e/chat.sh)
+  qep_script_test(e2e ranks e2e/ranks.sh)
+  qep_script_test(e2e help e2e/help.sh)
+  qep_script_test(fault bad_input fault/bad_input.sh)
+endif()

@@ -1,0 +1,92 @@
+/* The same bits for every number of ranks, placement, number of threads, prefill chunk and number
+ * of shard files, in every recipe and both backends. */
+#include "tests/support/golden.h"
+#include "tests/support/run_model.h"
+
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const recipes[] = {"bf16", "q8", "q4", "q4-all"};
+static const char *const backends[] = {"reference", "cpu"};
+static const char *const models[] = {"moe-ratio3", "moe-irregular", "dense-tied", "next-packed"};
+static const struct model_run variants[] = {
+    {.ranks = 2, .attention = "layers"},
+    {.ranks = 2, .attention = "sequences", .threads = 2},
+    {.ranks = 3, .attention = "layers", .prefill_chunk = 64},
+    {.ranks = 3, .attention = "sequences", .prefill_chunk = 128},
+    {.ranks = 8, .attention = "layers", .prefill_chunk = 192},
+    {.ranks = 8, .attention = "sequences"},
+    {.ranks = 40, .attention = "layers"}, /* more ranks than experts */
+    {.ranks = 1, .threads = 2, .prefill_chunk = 64},
+    {.ranks = 1, .threads = 3},
+};
+enum { NUM_RECIPES = 4, NUM_BACKENDS = 2, NUM_MODELS = 4, NUM_VARIANTS = 9, MAX_NEW = 8 };
+
+static void assert_same(const struct model_output *a, const struct model_output *b,
+                        const char *what) {
+    ck_assert_uint_eq(a->num_rows, b->num_rows);
+    for (size_t r = 0; r < a->num_rows; r++)
+        ck_assert_msg(memcmp(a->logits + r * a->vocab_size, b->logits + r * b->vocab_size,
+                             a->vocab_size * 4) == 0,
+                      "%s: row %zu of %zu differs", what, r, a->num_rows);
+    ck_assert_int_eq(a->num_tokens, b->num_tokens);
+    ck_assert_mem_eq(a->token_ids, b->token_ids, (size_t)a->num_tokens * 4);
+}
+
+/* _i: model, recipe and backend in one number. */
+START_TEST(bits_do_not_depend_on_the_split) {
+    const char *model = models[_i % NUM_MODELS], *recipe = recipes[_i / NUM_MODELS % NUM_RECIPES];
+    const char *backend = backends[_i / NUM_MODELS / NUM_RECIPES];
+    char hf[128], path[256], what[256];
+    struct golden g;
+    size_t n;
+    struct model_output base, other;
+    char *tmp = temp_dir();
+    snprintf(hf, sizeof hf, "tests/data/golden/%s", model);
+    snprintf(path, sizeof path, "%s/goldens.safetensors.zst", hf);
+    golden_open(path, &g);
+    const int32_t *ids = golden_find(&g, "p257.token_ids", &n);
+    char *dirs[3] = {model_convert(hf, tmp, recipe, 8), model_convert(hf, tmp, recipe, 1),
+                     model_convert(hf, tmp, recipe, 16)};
+    struct model_run run = {.dir = dirs[0],
+                            .backend = backend,
+                            .prompt = ids,
+                            .num_prompt = (int32_t)n,
+                            .max_new = MAX_NEW};
+    model_run(&run, &base);
+    for (int v = 0; v < NUM_VARIANTS; v++) {
+        run = variants[v];
+        run.dir = dirs[v % 3];
+        run.backend = backend;
+        run.prompt = ids;
+        run.num_prompt = (int32_t)n;
+        run.max_new = MAX_NEW;
+        snprintf(what, sizeof what, "%s %s %s, variant %d", model, recipe, backend, v);
+        model_run(&run, &other);
+        assert_same(&base, &other, what);
+        model_output_free(&other);
+    }
+    model_output_free(&base);
+    golden_close(&g);
+    remove_tree(tmp);
+    for (int i = 0; i < 3; i++)
+        free(dirs[i]);
+    free(tmp);
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("ranks");
+    TCase *tc = tcase_create("ranks");
+    tcase_set_timeout(tc, 900);
+    tcase_add_loop_test(tc, bits_do_not_depend_on_the_split, 0,
+                        NUM_MODELS * NUM_RECIPES * NUM_BACKENDS);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
