@@ -93,7 +93,7 @@ static void summarise(const char *label, const struct qep_build_options *options
                       const struct qep_build *build, double seconds) {
     struct qep_build_sizes sizes = qep_build_sizes(build);
     qep_info(
-        "%s: %s: %.2f GB -> %.2f GB of tensors, %.2f GB on disk (%.1f %%) in %.1f s: %.2f GB/s",
+        "%s: %s: %.3f GB -> %.3f GB of tensors, %.3f GB on disk (%.1f %%) in %.1f s: %.2f GB/s",
         label, options->dir, (double)sizes.source_bytes / 1e9, (double)sizes.tensor_bytes / 1e9,
         (double)sizes.stored_bytes / 1e9,
         100.0 * (double)sizes.stored_bytes / ((double)sizes.source_bytes + 1), seconds,

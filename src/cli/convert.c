@@ -38,7 +38,7 @@ static enum qep_status parse(int argc, char **argv, int rank, struct convert_arg
          .kind = QEP_OPTION_STRING,
          .target = &a->recipe,
          .arg = "R",
-         .help = "bf16, q8, q4 (default), q4-all, a .json file"},
+         .help = "bf16, q8, q4 (default), q4-all or a file"},
         {.name = "group-size",
          .kind = QEP_OPTION_INT,
          .target = &a->group_size,
