@@ -29,7 +29,7 @@ echo "converting tests/data/tiny-chat to $model (4-bit experts) ..."
 quietly build/qwen-ep convert --from tests/data/tiny-chat --to "$model" --recipe q4 --force
 
 ask=(mpirun -np 4 --oversubscribe --bind-to none build/qwen-ep run --model "$model" --prompt "$question")
-echo "\$ ${ask[*]}"
+echo "\$ ${ask[*]:0:${#ask[@]}-1} \"$question\""
 if ! answer=$("${ask[@]}" 2>"$log" </dev/null); then
     cat "$log" >&2
     echo "quickstart: the run failed" >&2

@@ -40,13 +40,16 @@ is_wanted() {
     [ ${#wanted[@]} -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]
 }
 
-# The cases that a ctest run counted, from its JUnit file: "PASSED FAILED SKIPPED".
+# The cases that a ctest run counted, from its JUnit file: "PASSED FAILED SKIPPED". A test whose
+# program is missing is no skip but a failure.
 junit_counts() {
-    sed -n '/<testsuite/,/>/p' "$1" | tr '\n\t' '  ' |
-        sed -n 's/.*tests="\([0-9]*\)".*failures="\([0-9]*\)".*disabled="\([0-9]*\)".*skipped="\([0-9]*\)".*/\1 \2 \3 \4/p' |
-        while read -r tests failures disabled skips; do
-            echo "$((tests - failures - disabled - skips)) $failures $((disabled + skips))"
-        done
+    local head tests failures skips missing
+    head=$(sed -n '/<testsuite/,/>/p' "$1" | tr '\n\t' '  ')
+    number() { sed -n "s/.* $1=\"\([0-9]*\)\".*/\1/p" <<<"$head"; }
+    tests=$(number tests) failures=$(number failures)
+    skips=$(($(number skipped) + $(number disabled)))
+    missing=$(grep -c '<skipped message="Unable to find' "$1")
+    echo "$((tests - failures - skips)) $((failures + missing)) $((skips - missing))"
 }
 
 # stage NAME BUDGET: status 0 passed, 77 skipped (the log's last line says why), else failed.

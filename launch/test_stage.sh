@@ -42,7 +42,7 @@ stage_format() {
 stage_shell() {
     need shellcheck
     find launch tests .ci -type f \( -name '*.sh' -o -name '*.sbatch' -o -path .ci/run \) -print0 |
-        xargs -0 shellcheck -x
+        xargs -0 shellcheck -x -S warning
 }
 
 stage_gcc() { build gcc -DCMAKE_C_COMPILER=gcc -DCMAKE_BUILD_TYPE=Release; }
