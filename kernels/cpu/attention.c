@@ -283,23 +283,20 @@ static float softmax_block(float *scores, float *max, float *sum) {
 /* acc = acc * correction + P V, for all heads of one row. */
 static void add_values(const struct unit *unit, float *acc, const float *correction,
                        size_t visible) {
-    struct tile_w panel = {NULL, false, unit->width, 16};
-    int num_blocks = (int)(unit->width / 16);
-    for (int b = 0; b < num_blocks; b += TILE_BLOCKS) {
-        int blocks = num_blocks - b < TILE_BLOCKS ? 1 : TILE_BLOCKS;
-        panel.data = unit->v + b * 16;
+    for (size_t c = 0; c < unit->width; c += 16) {
+        struct tile_w panel = {unit->v + c, false, unit->width};
         for (size_t h = 0; h < unit->heads;) {
             int heads = tile_rows((int32_t)(unit->heads - h));
             const float *x[TILE_ROWS];
-            vf part[TILE_ROWS][TILE_BLOCKS * PARTS];
+            vf part[TILE_ROWS][PARTS];
             for (int m = 0; m < heads; m++)
                 x[m] = unit->scores + (h + (size_t)m) * QEP_KV_BLOCK;
-            tile(heads, blocks, &panel, x, (int32_t)visible, part);
+            tile(heads, &panel, false, x, (int32_t)visible, part);
             for (int m = 0; m < heads; m++) {
-                float *dst = acc + (h + (size_t)m) * unit->width + b * 16;
-                for (int p = 0; p < blocks * PARTS; p++)
-                    vf_store(dst + p * VL,
-                             vf_load(dst + p * VL) * correction[h + (size_t)m] + part[m][p]);
+                float *dst = acc + (h + (size_t)m) * unit->width + c;
+                float factor = correction[h + (size_t)m];
+                for (int p = 0; p < PARTS; p++)
+                    vf_store(dst + p * VL, vf_load(dst + p * VL) * factor + part[m][p]);
             }
             h += (size_t)heads;
         }

@@ -93,9 +93,10 @@ struct cpu_act_row {
     float *out;
 };
 
-/* Scratch floats a thread needs for CPU(gemm). */
-enum { CPU_GEMM_K_BLOCK = 256, CPU_GEMM_SCRATCH = 2 * CPU_ROW_BLOCK * CPU_GEMM_K_BLOCK };
+enum { CPU_GEMM_K_BLOCK = 128, CPU_GEMM_PANEL = CPU_ROW_BLOCK * CPU_GEMM_K_BLOCK };
 
+/* Scratch floats a thread needs for CPU(gemm) of at most n rows. */
+size_t CPU(gemm_scratch)(enum qep_act_type type, int32_t cols, int32_t n);
 /* Outputs of weight row blocks [block0, block1) for all n rows. */
 void CPU(gemm)(const struct qep_weight *weight, bool int8, const struct cpu_act_row *rows,
                int32_t n, int32_t block0, int32_t block1, float *scratch);

@@ -102,7 +102,7 @@ static void write_out(const struct cpu_delta_chunk *chunk, const struct chunk_ro
             row[c] *= room->from_start[i];
         /* Only up to i: the bits of a row do not depend on later ones. */
         small_gemm(row, width, room->qk + i * C, C, room->news, width, 1, (int32_t)width,
-                   (int32_t)i + 1, 1);
+                   (int32_t)i + 1, true);
         memcpy(chunk->out + i * chunk->out_stride, row, value_dim * sizeof *row);
     }
 }
@@ -119,7 +119,7 @@ static void update_state(const struct cpu_delta_chunk *chunk, const struct chunk
             row[c] *= whole;
     }
     small_gemm(chunk->state, width, room->k_t, C, room->news, width, chunk->key_dim, (int32_t)width,
-               chunk->num_rows, 1);
+               chunk->num_rows, true);
 }
 
 void CPU(delta_chunk)(const struct cpu_delta_chunk *chunk) {
@@ -128,13 +128,13 @@ void CPU(delta_chunk)(const struct cpu_delta_chunk *chunk) {
     int32_t rows = chunk->num_rows, wide = (int32_t)width;
     fill_decays(chunk, &room);
     transpose_keys(chunk, &room);
-    small_gemm(room.kk, C, chunk->k, key_dim, room.k_t, C, rows, C, chunk->key_dim, 0);
-    small_gemm(room.qk, C, chunk->q, key_dim, room.k_t, C, rows, C, chunk->key_dim, 0);
+    small_gemm(room.kk, C, chunk->k, key_dim, room.k_t, C, rows, C, chunk->key_dim, false);
+    small_gemm(room.qk, C, chunk->q, key_dim, room.k_t, C, rows, C, chunk->key_dim, false);
     apply_decays(chunk, &room);
     small_gemm(room.news, width, chunk->k, key_dim, chunk->state, width, rows, wide, chunk->key_dim,
                0);
     small_gemm(room.carried, width, chunk->q, key_dim, chunk->state, width, rows, wide,
-               chunk->key_dim, 0);
+               chunk->key_dim, false);
     solve_news(chunk, &room);
     write_out(chunk, &room);
     update_state(chunk, &room);

@@ -20,7 +20,8 @@ struct experts_job {
     size_t num_runs;
     char *prepared, *inner_acts, *inner_prepared;
     float *gate_up; /* [num_items, 2 I] */
-    float *panels;
+    float *scratch;
+    size_t thread_floats;
     bool second; /* which matmul runs */
 };
 
@@ -81,7 +82,7 @@ static void matmul_runs(void *arg, int thread_idx, int num_threads) {
         if (block0 < block1)
             CPU(gemm)
         (weight, job->args->act_type == QEP_ACT_INT8, rows + run->first, run->count,
-         (int32_t)block0, (int32_t)block1, job->panels + (size_t)thread_idx * CPU_GEMM_SCRATCH);
+         (int32_t)block0, (int32_t)block1, job->scratch + (size_t)thread_idx * job->thread_floats);
         start += cost * num_blocks;
     }
 }
@@ -123,6 +124,9 @@ static enum qep_status init_job(struct qep_backend *be, struct experts_job *job)
     struct cpu_arena arena;
     size_t rows = (size_t)args->num_rows, items = (size_t)args->num_items;
     size_t threads = (size_t)cpu_num_threads(be), inner = (size_t)args->intermediate_size;
+    int32_t longest =
+        args->hidden_size > args->intermediate_size ? args->hidden_size : args->intermediate_size;
+    job->thread_floats = CPU(gemm_scratch)(args->act_type, longest, args->num_items);
     size_t bytes[] = {
         cpu_padded(rows * sizeof *job->unique),
         cpu_padded(items * sizeof *job->items),
@@ -132,7 +136,7 @@ static enum qep_status init_job(struct qep_backend *be, struct experts_job *job)
         items * cpu_padded(qep_act_row_bytes(args->act_type, args->intermediate_size)),
         items * CPU(prepared_bytes)(args->act_type, args->intermediate_size),
         cpu_padded(items * 2 * inner * sizeof(float)),
-        threads * CPU_GEMM_SCRATCH * sizeof(float),
+        cpu_padded(threads * job->thread_floats * sizeof(float)),
     };
     size_t total = 0;
     for (size_t i = 0; i < sizeof bytes / sizeof bytes[0]; i++)
@@ -146,7 +150,7 @@ static enum qep_status init_job(struct qep_backend *be, struct experts_job *job)
     job->inner_acts = cpu_arena_take(&arena, bytes[5]);
     job->inner_prepared = cpu_arena_take(&arena, bytes[6]);
     job->gate_up = cpu_arena_take(&arena, bytes[7]);
-    job->panels = cpu_arena_take(&arena, bytes[8]);
+    job->scratch = cpu_arena_take(&arena, bytes[8]);
     return QEP_OK;
 }
 

@@ -1,7 +1,7 @@
 /* Matmul over packed weights.
  *
  * F32 and BF16 activations: fp32 products with the exact fp32 value of each weight (q * s has at
- * most 16 bits), summed in blocks of 256 columns, blocks ascending.
+ * most 16 bits), summed in blocks of 128 columns, blocks ascending.
  * INT8 activations: exact int32 sums over groups of 32, times (weight scale * activation scale), in
  * fp32 over groups ascending.
  *
@@ -18,63 +18,58 @@ enum { ACT_BLOCK = 512, INT8_ACT_BLOCK = 256 }; /* rows that stay in L2 */
 
 /* ---- fp32 ---- */
 
-INLINE void dequantise_quad(float *out, const struct qep_weight *w, vu bits, int offset, int p,
-                            int step, vf scale) {
-    const vu mask = (vu){0} + (w->type == QEP_WEIGHT_INT4 ? 15u : 255u);
+/* Four columns of 16 rows from bytes (INT8) or from their nibbles at bit `step` (INT4). */
+INLINE void dequantise_quad(float *out, vu bits, const bool INT4, const int step, vf scale) {
+    const vu mask = (vu){0} + (INT4 ? 15u : 255u);
     for (int i = 0; i < 4; i++) {
-        vi u = (vi)((bits >> (unsigned)(8 * i + step)) & mask) - offset;
-        vf_store(out + i * CPU_ROW_BLOCK + p * VL, vf_from_vi(u) * scale);
+        vi u = (vi)((bits >> (unsigned)(8 * i + step)) & mask) - (INT4 ? 8 : 128);
+        vf_store(out + i * CPU_ROW_BLOCK, vf_from_vi(u) * scale);
     }
 }
 
 /* Columns [k0, k0 + num_k) of one row block as fp32 [k][16]; k0 is a multiple of 32, and whole
  * groups are written. */
-static void dequantise_block(float *out, const struct qep_weight *w, size_t block, size_t k0,
-                             size_t num_k) {
-    const uint8_t *data = (const uint8_t *)w->data + block * w->block_bytes;
-    const bool int4 = w->type == QEP_WEIGHT_INT4;
-    const size_t group_bytes = int4 ? CPU_INT4_GROUP_BYTES : CPU_INT8_GROUP_BYTES;
-    for (size_t g = k0 / 32; g * 32 < k0 + num_k; g++, out += 32 * CPU_ROW_BLOCK) {
-        const uint8_t *bytes = data + g * group_bytes;
-        const uint16_t *scales =
-            w->scales + (block * (size_t)w->num_groups + g * 32 / (size_t)w->group_size) * 16;
+INLINE void dequantise_block(float *out, const struct qep_weight *w, const bool INT4, size_t block,
+                             size_t k0, size_t num_k) {
+    const size_t group_bytes = INT4 ? CPU_INT4_GROUP_BYTES : CPU_INT8_GROUP_BYTES;
+    const uint8_t *bytes =
+        (const uint8_t *)w->data + block * w->block_bytes + k0 / 32 * group_bytes;
+    const uint16_t *scales = w->scales + block * (size_t)w->num_groups * CPU_ROW_BLOCK;
+    for (size_t k = k0; k < k0 + num_k; k += 32, bytes += group_bytes, out += 32 * CPU_ROW_BLOCK) {
+        const uint16_t *group_scales = scales + k / (size_t)w->group_size * CPU_ROW_BLOCK;
         for (int p = 0; p < PARTS; p++) {
-            vf scale = vf_from_bf16(scales + p * VL);
-            for (int j = 0; j < (int4 ? 4 : 8); j++) {
+            vf scale = vf_from_bf16(group_scales + p * VL);
+            float *lane = out + p * VL;
+            for (int j = 0; j < (INT4 ? 4 : 8); j++) {
                 vu bits = vu_load(bytes + j * 64 + p * VL * 4);
-                dequantise_quad(out + j * 64, w, bits, int4 ? 8 : 128, p, 0, scale);
-                if (int4)
-                    dequantise_quad(out + (j + 4) * 64, w, bits, 8, p, 4, scale);
+                dequantise_quad(lane + j * 64, bits, INT4, 0, scale);
+                if (INT4)
+                    dequantise_quad(lane + (j + 4) * 64, bits, INT4, 4, scale);
             }
         }
     }
 }
 
-static void widen_block(float *out, const struct qep_weight *w, size_t block, size_t k0,
-                        size_t num_k) {
-    const uint16_t *data = (const uint16_t *)w->data + (block * (size_t)w->cols + k0) * 16;
-    for (size_t i = 0; i < num_k * 16; i += VL)
+static void widen_block(float *out, const uint16_t *data, size_t num_k) {
+    for (size_t i = 0; i < num_k * CPU_ROW_BLOCK; i += VL)
         vf_store(out + i, vf_from_bf16(data + i));
 }
 
-/* `blocks` row blocks x one block of columns, ready for the tile. */
-static struct tile_w load_panel(const struct qep_weight *w, int32_t block, int blocks, size_t k0,
-                                size_t num_k, bool many_rows, float *scratch) {
-    size_t first = (size_t)block, cols = (size_t)w->cols;
+/* One row block x one block of columns, ready for the tile. */
+static struct tile_w load_panel(const struct qep_weight *w, int32_t block, size_t k0, size_t num_k,
+                                bool many_rows, float *scratch) {
+    size_t first = ((size_t)block * (size_t)w->cols + k0) * CPU_ROW_BLOCK;
     if (w->type == QEP_WEIGHT_F32)
-        return (struct tile_w){(const float *)w->data + (first * cols + k0) * 16, false, 16,
-                               cols * 16};
+        return (struct tile_w){(const float *)w->data + first, false, CPU_ROW_BLOCK};
     if (w->type == QEP_WEIGHT_BF16 && !many_rows)
-        return (struct tile_w){(const uint16_t *)w->data + (first * cols + k0) * 16, true, 16,
-                               cols * 16};
-    for (int b = 0; b < blocks; b++) {
-        float *out = scratch + (size_t)b * CPU_GEMM_K_BLOCK * CPU_ROW_BLOCK;
-        if (w->type == QEP_WEIGHT_BF16)
-            widen_block(out, w, first + (size_t)b, k0, num_k);
-        else
-            dequantise_block(out, w, first + (size_t)b, k0, num_k);
-    }
-    return (struct tile_w){scratch, false, 16, (size_t)CPU_GEMM_K_BLOCK * CPU_ROW_BLOCK};
+        return (struct tile_w){(const uint16_t *)w->data + first, true, CPU_ROW_BLOCK};
+    if (w->type == QEP_WEIGHT_BF16)
+        widen_block(scratch, (const uint16_t *)w->data + first, num_k);
+    else if (w->type == QEP_WEIGHT_INT4)
+        dequantise_block(scratch, w, true, (size_t)block, k0, num_k);
+    else
+        dequantise_block(scratch, w, false, (size_t)block, k0, num_k);
+    return (struct tile_w){scratch, false, CPU_ROW_BLOCK};
 }
 
 /* Writes, or adds to, up to 16 outputs of which `valid` exist. */
@@ -91,38 +86,61 @@ INLINE void put_block(float *out, int32_t valid, const vf *acc, bool add) {
         out[i] = add ? out[i] + lanes[i] : lanes[i];
 }
 
+/* Columns [k0, k0 + num_k) of n rows, tile after tile, each as [k][rows of the tile]. */
+static void pack_rows(float *out, const struct cpu_act_row *rows, int32_t n, size_t k0,
+                      size_t num_k) {
+    for (int32_t i = 0; i < n;) {
+        size_t num = (size_t)tile_rows(n - i);
+        for (size_t m = 0; m < num; m++) {
+            const float *x = (const float *)rows[i + (int32_t)m].x + k0;
+            for (size_t k = 0; k < num_k; k++)
+                out[k * num + m] = x[k];
+        }
+        out += num * num_k;
+        i += (int32_t)num;
+    }
+}
+
+/* One weight panel times all rows; packed is pack_rows of the same columns. */
 static void float_panel(const struct qep_weight *w, const struct cpu_act_row *rows, int32_t n,
-                        int32_t block, int blocks, size_t k0, float *scratch) {
+                        int32_t block, size_t k0, const float *packed, float *scratch) {
     size_t left = (size_t)w->cols - k0, num_k = left < CPU_GEMM_K_BLOCK ? left : CPU_GEMM_K_BLOCK;
-    struct tile_w panel = load_panel(w, block, blocks, k0, num_k, n > TILE_ROWS, scratch);
+    int32_t row = block * CPU_ROW_BLOCK;
+    struct tile_w panel = load_panel(w, block, k0, num_k, n > TILE_ROWS, scratch);
     for (int32_t i = 0; i < n;) {
         int num = tile_rows(n - i);
-        const float *x[TILE_ROWS];
-        vf acc[TILE_ROWS][TILE_BLOCKS * PARTS];
+        const float *x = packed + (size_t)i * num_k;
+        vf acc[TILE_ROWS][PARTS];
+        tile(num, &panel, true, &x, (int32_t)num_k, acc);
         for (int m = 0; m < num; m++)
-            x[m] = (const float *)rows[i + m].x + k0;
-        tile(num, blocks, &panel, x, (int32_t)num_k, acc);
-        for (int m = 0; m < num; m++)
-            for (int b = 0; b < blocks; b++) {
-                int32_t row = (block + b) * CPU_ROW_BLOCK;
-                put_block(rows[i + m].out + row, w->rows - row, acc[m] + b * PARTS, k0 > 0);
-            }
+            put_block(rows[i + m].out + row, w->rows - row, acc[m], k0 > 0);
         i += num;
     }
 }
 
-static void gemm_float(const struct qep_weight *w, const struct cpu_act_row *rows, int32_t n,
-                       int32_t block0, int32_t block1, float *scratch) {
+/* Reads the weights once, in memory order. */
+static void gemm_float_few(const struct qep_weight *w, const struct cpu_act_row *rows, int32_t n,
+                           int32_t block0, int32_t block1, float *scratch) {
     size_t cols = (size_t)w->cols;
-    bool few = n <= TILE_ROWS;
-    /* Few rows read the weights once, in order; many rows go by column blocks. */
-    size_t outer_step = few ? cols : CPU_GEMM_K_BLOCK;
-    for (size_t k_outer = 0; k_outer < cols; k_outer += outer_step)
-        for (int32_t b = block0; b < block1; b += TILE_BLOCKS) {
-            int blocks = block1 - b < TILE_BLOCKS ? 1 : TILE_BLOCKS;
-            for (size_t k = k_outer; k < k_outer + outer_step && k < cols; k += CPU_GEMM_K_BLOCK)
-                float_panel(w, rows, n, b, blocks, k, scratch);
-        }
+    float *packed = scratch + CPU_GEMM_PANEL;
+    for (size_t k = 0; k < cols && n > 1; k += CPU_GEMM_K_BLOCK)
+        pack_rows(packed + (size_t)n * k, rows, n, k,
+                  cols - k < CPU_GEMM_K_BLOCK ? cols - k : CPU_GEMM_K_BLOCK);
+    for (int32_t b = block0; b < block1; b++)
+        for (size_t k = 0; k < cols; k += CPU_GEMM_K_BLOCK)
+            float_panel(w, rows, n, b, k,
+                        n > 1 ? packed + (size_t)n * k : (const float *)rows[0].x + k, scratch);
+}
+
+static void gemm_float_many(const struct qep_weight *w, const struct cpu_act_row *rows, int32_t n,
+                            int32_t block0, int32_t block1, float *scratch) {
+    size_t cols = (size_t)w->cols;
+    float *packed = scratch + CPU_GEMM_PANEL;
+    for (size_t k = 0; k < cols; k += CPU_GEMM_K_BLOCK) {
+        pack_rows(packed, rows, n, k, cols - k < CPU_GEMM_K_BLOCK ? cols - k : CPU_GEMM_K_BLOCK);
+        for (int32_t b = block0; b < block1; b++)
+            float_panel(w, rows, n, b, k, packed, scratch);
+    }
 }
 
 /* ---- int8 ---- */
@@ -212,9 +230,19 @@ void CPU(gemm)(const struct qep_weight *weight, bool int8, const struct cpu_act_
         int32_t num = n - i < step ? n - i : step;
         if (int8)
             gemm_int8(weight, rows + i, num, block0, block1);
+        else if (num <= TILE_ROWS)
+            gemm_float_few(weight, rows + i, num, block0, block1, scratch);
         else
-            gemm_float(weight, rows + i, num, block0, block1, scratch);
+            gemm_float_many(weight, rows + i, num, block0, block1, scratch);
     }
+}
+
+size_t CPU(gemm_scratch)(enum qep_act_type type, int32_t cols, int32_t n) {
+    size_t few = TILE_ROWS * (size_t)cols, rows = n < ACT_BLOCK ? (size_t)n : ACT_BLOCK;
+    size_t many = rows * CPU_GEMM_K_BLOCK;
+    if (type == QEP_ACT_INT8)
+        return 0;
+    return CPU_GEMM_PANEL + (few > many ? few : many) + 16;
 }
 
 /* ---- activations ---- */
@@ -257,8 +285,8 @@ struct matmul_job {
     const struct qep_weight *weight;
     enum qep_act_type type;
     const char *act;
-    size_t row_stride, prepared_bytes;
-    float *out, *panels;
+    size_t row_stride, prepared_bytes, thread_floats;
+    float *out, *scratch;
     char *prepared;
     struct cpu_act_row *rows;
     int32_t n;
@@ -287,7 +315,7 @@ static void matmul_part(void *arg, int thread_idx, int num_threads) {
         qep_team_split(block1, 1, thread_idx, num_threads, &block0, &block1);
     CPU(gemm)
     (job->weight, job->type == QEP_ACT_INT8, job->rows + row0, (int32_t)(row1 - row0),
-     (int32_t)block0, (int32_t)block1, job->panels + (size_t)thread_idx * CPU_GEMM_SCRATCH);
+     (int32_t)block0, (int32_t)block1, job->scratch + (size_t)thread_idx * job->thread_floats);
 }
 
 enum qep_status CPU(matmul)(struct qep_backend *be, float *out, const void *act, size_t row_stride,
@@ -302,13 +330,14 @@ enum qep_status CPU(matmul)(struct qep_backend *be, float *out, const void *act,
                              .n = n};
     size_t threads = (size_t)cpu_num_threads(be), rows = (size_t)n;
     size_t row_bytes = cpu_padded(rows * sizeof *job.rows);
-    size_t panel_bytes = cpu_padded(threads * CPU_GEMM_SCRATCH * sizeof(float));
+    job.thread_floats = CPU(gemm_scratch)(type, weight->cols, n);
+    size_t scratch_bytes = cpu_padded(threads * job.thread_floats * sizeof(float));
     assert(cpu_supports(be, weight->type, type));
     if (n == 0)
         return QEP_OK;
-    QEP_TRY(cpu_arena_init(be, &arena, row_bytes + panel_bytes + rows * job.prepared_bytes));
+    QEP_TRY(cpu_arena_init(be, &arena, row_bytes + scratch_bytes + rows * job.prepared_bytes));
     job.rows = cpu_arena_take(&arena, row_bytes);
-    job.panels = cpu_arena_take(&arena, panel_bytes);
+    job.scratch = cpu_arena_take(&arena, scratch_bytes);
     job.prepared = cpu_arena_take(&arena, rows * job.prepared_bytes);
     cpu_run(be, rows * (size_t)weight->cols / 4, prepare_rows, &job);
     cpu_run(be, rows * (size_t)weight->cols * (size_t)weight->rows / 8, matmul_part, &job);
