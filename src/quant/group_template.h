@@ -8,7 +8,7 @@
 #include "kernels/weight.h"
 #include "quant/group.h"
 
-enum { LANES = QEP_GROUP_LANES, MAX_CANDIDATE_VECS = 3, REFINEMENTS = 3 };
+enum { LANES = QEP_GROUP_LANES, MAX_CANDIDATE_VECS = 4, REFINEMENTS = 3 };
 
 /* Below this a group is all zeros: 1 / scale would overflow and the error is nothing. */
 static const float tiny = 1e-30f;
@@ -20,12 +20,16 @@ struct grid {
 };
 
 #define STEP4(c) (c) / 8.0f
+/* absmax / 7 first: weights trained against plain rounding lie on that grid. */
 static const struct grid int4_grid = {
-    -8, 7, 3, {STEP4(1.08f),  STEP4(1.05f),  STEP4(1.02f),  STEP4(0.99f),  STEP4(0.96f),
-               STEP4(0.93f),  STEP4(0.90f),  STEP4(0.87f),  STEP4(0.84f),  STEP4(0.81f),
-               STEP4(0.78f),  STEP4(0.75f),  STEP4(-1.08f), STEP4(-1.05f), STEP4(-1.02f),
-               STEP4(-0.99f), STEP4(-0.96f), STEP4(-0.93f), STEP4(-0.90f), STEP4(-0.87f),
-               STEP4(-0.84f), STEP4(-0.81f), STEP4(-0.78f), STEP4(-0.75f)}};
+    -8, 7, 4, {STEP4(8.0f / 7.0f),  STEP4(1.100f),  STEP4(1.060f),  STEP4(1.030f),
+               STEP4(1.000f),       STEP4(0.975f),  STEP4(0.950f),  STEP4(0.925f),
+               STEP4(0.900f),       STEP4(0.875f),  STEP4(0.850f),  STEP4(0.825f),
+               STEP4(0.800f),       STEP4(0.770f),  STEP4(0.730f),  STEP4(0.690f),
+               STEP4(-8.0f / 7.0f), STEP4(-1.100f), STEP4(-1.060f), STEP4(-1.030f),
+               STEP4(-1.000f),      STEP4(-0.975f), STEP4(-0.950f), STEP4(-0.925f),
+               STEP4(-0.900f),      STEP4(-0.875f), STEP4(-0.850f), STEP4(-0.825f),
+               STEP4(-0.800f),      STEP4(-0.770f), STEP4(-0.730f), STEP4(-0.690f)}};
 #define STEP8(c) (c) / 127.0f
 static const struct grid int8_grid = {-127,
                                       127,

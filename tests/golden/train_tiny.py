@@ -153,6 +153,14 @@ def rtn4_neg8(w):
     return ((g / d).round().clamp(-8, 7) * d).reshape(w.shape)
 
 
+def noise(w, bits):
+    """what an unknown quantiser does to w: uniform noise one step of round-to-nearest wide. Training with this rather than with
+    a certain rounding keeps the weights off any quantiser's grid, so that quantisers can be compared on the model"""
+    g = w.reshape(*w.shape[:-1], -1, 32)
+    d = g.abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
+    return (g + d * (torch.rand_like(g) - 0.5)).reshape(w.shape)
+
+
 def is_big(k):
     return any(x in k for x in ("_proj", "lm_head", "embed_tokens")) and "in_proj_a" not in k and "in_proj_b" not in k
 
@@ -161,16 +169,16 @@ MODES = {  # name -> (bits of routed experts, bits of the rest); None = as is
     "f32": (None, None), "q8": (8, 8), "q4e": (4, 8), "q4": (4, 4)}
 
 
-def quantize(P, mode, q4=None):
+def quantize(P, mode, q4=None, how=rtn):
     eb, ob = MODES[mode]
     if eb is None:
         return dict(P)
-    q4 = q4 or (lambda w: rtn(w, 4))
+    q4 = q4 or (lambda w: how(w, 4))
     out = {}
     for k, w in P.items():
         if is_big(k):
             b = eb if ".experts." in k else 8 if "embed_tokens" in k else ob
-            w = w + ((q4(w) if b == 4 else rtn(w, 8)) - w).detach()
+            w = w + ((q4(w) if b == 4 else how(w, 8)) - w).detach()
         out[k] = w
     return out
 
@@ -319,7 +327,7 @@ def train(c, ids, mask, minutes, log=True):
                 gr["lr"] = lr
             mode = "f32" if fr < 0.12 else random.choice(["f32", "q8", "q4e", "q4e", "q4", "q4"])
             act8 = fr >= 0.12 and random.random() < 0.5
-            Q = quantize(P, mode, rtn4_neg8 if random.random() < 0.3 else None)
+            Q = quantize(P, mode, how=noise)
             a, k = ids[perm[i:i + B]], mask[perm[i:i + B]]
             hid, aux = forward(Q, c, a, act8)
             lg = logits_of(Q, hid[:, :-1][k[:, 1:]])
@@ -344,7 +352,7 @@ def train(c, ids, mask, minutes, log=True):
 def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("outdir")
-    ap.add_argument("--minutes", type=float, default=14)
+    ap.add_argument("--minutes", type=float, default=12)
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--tokenizer-only", action="store_true")
     ap.add_argument("--check-only", action="store_true")

@@ -83,15 +83,12 @@ void model_output_free(struct model_output *out) {
     memset(out, 0, sizeof *out);
 }
 
-char *model_convert(const char *hf_dir, const char *parent, const char *recipe, int shards) {
-    static int serial;
+static char *convert(const char *hf_dir, char *to, const char *recipe, int shards) {
     struct qep_comm *self = NULL;
-    char *to = NULL, count[16], from[512];
+    char count[16], from[512], recipe_arg[512];
     qep_log_set_level(QEP_LOG_QUIET);
-    ck_assert_int_ge(asprintf(&to, "%s/%s-%d", parent, recipe, serial++), 0);
-    snprintf(count, sizeof count, "%d", shards > 0 ? shards : 8);
+    snprintf(count, sizeof count, "%d", shards);
     snprintf(from, sizeof from, "%s", hf_dir);
-    char recipe_arg[256];
     snprintf(recipe_arg, sizeof recipe_arg, "%s", recipe);
     char *argv[] = {"convert",  "--from",   from,  "--to",   to,  "--recipe",
                     recipe_arg, "--shards", count, "--jobs", "1", NULL};
@@ -101,6 +98,20 @@ char *model_convert(const char *hf_dir, const char *parent, const char *recipe, 
     ck_assert_msg(st == QEP_OK, "convert %s: %s", hf_dir, qep_last_error());
     qep_comm_destroy(self);
     return to;
+}
+
+char *model_convert(const char *hf_dir, const char *parent, const char *recipe, int shards) {
+    static int serial;
+    char *to = NULL;
+    ck_assert_int_ge(asprintf(&to, "%s/%s-%d", parent, recipe, serial++), 0);
+    return convert(hf_dir, to, recipe, shards > 0 ? shards : 8);
+}
+
+char *model_convert_as(const char *hf_dir, const char *parent, const char *recipe,
+                       const char *name) {
+    char *to = NULL;
+    ck_assert_int_ge(asprintf(&to, "%s/%s", parent, name), 0);
+    return convert(hf_dir, to, recipe, 8);
 }
 
 char *temp_dir(void) {

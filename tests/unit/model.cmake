@@ -4,4 +4,5 @@ target_link_libraries(qep_test_support PUBLIC qep_cli PkgConfig::CHECK PkgConfig
 qep_unit_test(golden qep_test_support)
 qep_unit_test(ranks qep_test_support)
 qep_unit_test(tiny_chat qep_test_support)
+qep_unit_test(quant_quality qep_test_support)
 set_tests_properties(unit.golden unit.ranks PROPERTIES LABELS "unit;threads" TIMEOUT 1800)
