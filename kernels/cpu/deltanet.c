@@ -15,7 +15,9 @@ static size_t num_channels(const struct qep_delta_dims *dims) {
 
 /* ---- convolution ---- */
 
-enum { CONV_LANES = 16, CONV_MAX_KERNEL = 8 };
+/* Channels of a unit: enough for rows, which lie a whole batch row apart, to be read in long
+ * pieces. */
+enum { CONV_LANES = 128, CONV_MAX_KERNEL = 8 };
 
 struct conv_job {
     const struct qep_batch *batch;
@@ -25,35 +27,49 @@ struct conv_job {
     size_t channels, kernel;
 };
 
-/* Up to 16 channels of one span. taps[j] and past[j] hold a lane per channel, so that the loops
- * over lanes vectorise; past is the conv state, oldest first. */
+/* Some channels of one span, a lane each. */
+struct conv_unit {
+    float taps[CONV_MAX_KERNEL][CONV_LANES], past[CONV_MAX_KERNEL][CONV_LANES];
+    const float *rows; /* of the span, at the first channel */
+    size_t past_len, stride;
+};
+
+/* The inputs `t` rows after the span's start; before it, the state (oldest first). */
+static const float *conv_input(const struct conv_unit *unit, ptrdiff_t t) {
+    return t < 0 ? unit->past[(ptrdiff_t)unit->past_len + t]
+                 : unit->rows + (size_t)t * unit->stride;
+}
+
 static void conv_lanes(const struct conv_job *job, const struct qep_span *span, size_t channel,
                        size_t lanes) {
+    struct conv_unit unit;
     size_t kernel = job->kernel, past_len = kernel - 1;
-    float taps[CONV_MAX_KERNEL][CONV_LANES] = {{0}}, past[CONV_MAX_KERNEL][CONV_LANES] = {{0}};
+    size_t at = (size_t)span->row0 * job->channels + channel;
     float *state = job->state + ((size_t)span->slot * job->channels + channel) * past_len;
+    unit.rows = job->qkv + at;
+    unit.past_len = past_len;
+    unit.stride = job->channels;
     for (size_t l = 0; l < lanes; l++)
         for (size_t j = 0; j < kernel; j++) {
-            taps[j][l] = job->weight[(channel + l) * kernel + j];
+            unit.taps[j][l] = job->weight[(channel + l) * kernel + j];
             if (j < past_len)
-                past[j][l] = state[l * past_len + j];
+                unit.past[j][l] = state[l * past_len + j];
         }
-    for (int32_t i = 0; i < span->num_rows; i++) {
-        size_t at = (size_t)(span->row0 + i) * job->channels + channel;
-        float sum[CONV_LANES] = {0};
-        memcpy(past[past_len], job->qkv + at, lanes * sizeof(float));
-        for (size_t j = 0; j < kernel; j++)
-            for (size_t l = 0; l < CONV_LANES; l++)
-                sum[l] += taps[j][l] * past[j][l];
-        for (size_t j = 0; j < past_len; j++)
-            memcpy(past[j], past[j + 1], sizeof past[j]);
-        for (size_t l = 0; l < CONV_LANES; l++)
-            sum[l] = qep_siluf(sum[l]);
-        memcpy(job->out + at, sum, lanes * sizeof(float));
+    for (ptrdiff_t i = 0; i < span->num_rows; i++) {
+        float sum[CONV_LANES] = {0}, *restrict out = job->out + at + (size_t)i * job->channels;
+        for (size_t j = 0; j < kernel; j++) {
+            const float *x = conv_input(&unit, i - (ptrdiff_t)(past_len - j));
+            for (size_t l = 0; l < lanes; l++)
+                sum[l] += unit.taps[j][l] * x[l];
+        }
+        for (size_t l = 0; l < lanes; l++)
+            out[l] = qep_siluf(sum[l]);
     }
-    for (size_t l = 0; l < lanes; l++)
-        for (size_t j = 0; j < past_len; j++)
-            state[l * past_len + j] = past[j][l];
+    for (size_t j = 0; j < past_len; j++) {
+        const float *x = conv_input(&unit, (ptrdiff_t)j + span->num_rows - (ptrdiff_t)past_len);
+        for (size_t l = 0; l < lanes; l++)
+            state[l * past_len + j] = x[l];
+    }
 }
 
 static void conv_channels(void *arg, int thread_idx, int num_threads) {

@@ -44,31 +44,68 @@ static size_t int4_at(size_t lane, size_t col, bool *high) {
     return col / 32 * CPU_INT4_GROUP_BYTES + in_group % 16 / 4 * 64 + lane * 4 + col % 4;
 }
 
+/* The packers take 16 rows or fewer of one block; whole groups or quads go at once, because loading
+ * a model is mostly this. */
+static void pack_f32_row(float *out, const float *row, size_t cols) {
+    for (size_t c = 0; c < cols; c++)
+        out[c * CPU_ROW_BLOCK] = row[c];
+}
+
+static void pack_bf16_row(uint16_t *out, const uint16_t *row, size_t cols) {
+    for (size_t c = 0; c < cols; c++)
+        out[c * CPU_ROW_BLOCK] = row[c];
+}
+
+static void pack_int8_row(uint8_t *block, size_t lane, const int8_t *row, size_t cols) {
+    size_t c = 0;
+    for (; c + 4 <= cols; c += 4) {
+        uint32_t quad;
+        memcpy(&quad, row + c, sizeof quad);
+        quad ^= 0x80808080u; /* q + 128 */
+        memcpy(block + int8_at(lane, c), &quad, sizeof quad);
+    }
+    for (; c < cols; c++)
+        block[int8_at(lane, c)] = (uint8_t)(row[c] + 128);
+}
+
+static void pack_int4_row(uint8_t *block, size_t lane, const uint8_t *row, size_t cols) {
+    size_t c = 0;
+    for (; c + 32 <= cols; c += 32) {
+        const uint8_t *in = row + c / 2;
+        for (size_t j = 0; j < 4; j++) {
+            /* Stored bytes hold (even, odd) columns; packed ones (k, k + 16). */
+            unsigned a = in[2 * j], b = in[2 * j + 1], d = in[2 * j + 8], e = in[2 * j + 9];
+            uint8_t *out = block + c / 32 * CPU_INT4_GROUP_BYTES + j * 64 + lane * 4;
+            out[0] = (uint8_t)((a & 15u) | (d & 15u) << 4);
+            out[1] = (uint8_t)(a >> 4 | (d & 0xf0u));
+            out[2] = (uint8_t)((b & 15u) | (e & 15u) << 4);
+            out[3] = (uint8_t)(b >> 4 | (e & 0xf0u));
+        }
+    }
+    for (; c < cols; c++) {
+        bool high;
+        uint8_t *byte = block + int4_at(lane, c, &high);
+        unsigned u = c % 2 == 0 ? row[c / 2] & 15u : row[c / 2] >> 4;
+        *byte = (uint8_t)(high ? (*byte & 0x0fu) | u << 4 : (*byte & 0xf0u) | u);
+    }
+}
+
 static void pack_row(const struct qep_weight *w, const struct qep_host_weight *host, size_t row) {
     size_t cols = (size_t)w->cols, lane = row % CPU_ROW_BLOCK;
-    char *block = (char *)w->data + row / CPU_ROW_BLOCK * w->block_bytes;
-    const uint8_t *nibbles = (const uint8_t *)host->data + row * ((cols + 1) / 2);
-    for (size_t c = 0; c < cols; c++) {
-        switch (w->type) {
-        case QEP_WEIGHT_F32:
-            ((float *)(void *)block)[c * 16 + lane] = ((const float *)host->data)[row * cols + c];
-            break;
-        case QEP_WEIGHT_BF16:
-            ((uint16_t *)(void *)block)[c * 16 + lane] =
-                ((const uint16_t *)host->data)[row * cols + c];
-            break;
-        case QEP_WEIGHT_INT8:
-            ((uint8_t *)block)[int8_at(lane, c)] =
-                (uint8_t)(((const int8_t *)host->data)[row * cols + c] + 128);
-            break;
-        case QEP_WEIGHT_INT4: {
-            bool high;
-            uint8_t *byte = (uint8_t *)block + int4_at(lane, c, &high);
-            unsigned u = c % 2 == 0 ? nibbles[c / 2] & 15u : nibbles[c / 2] >> 4;
-            *byte = (uint8_t)(high ? (*byte & 0x0fu) | u << 4 : (*byte & 0xf0u) | u);
-            break;
-        }
-        }
+    void *block = (char *)w->data + row / CPU_ROW_BLOCK * w->block_bytes;
+    switch (w->type) {
+    case QEP_WEIGHT_F32:
+        pack_f32_row((float *)block + lane, (const float *)host->data + row * cols, cols);
+        break;
+    case QEP_WEIGHT_BF16:
+        pack_bf16_row((uint16_t *)block + lane, (const uint16_t *)host->data + row * cols, cols);
+        break;
+    case QEP_WEIGHT_INT8:
+        pack_int8_row(block, lane, (const int8_t *)host->data + row * cols, cols);
+        break;
+    case QEP_WEIGHT_INT4:
+        pack_int4_row(block, lane, (const uint8_t *)host->data + row * ((cols + 1) / 2), cols);
+        break;
     }
 }
 
