@@ -1,3 +1,5 @@
 qep_unit_test(config qep_checkpoint)
 qep_unit_test(quant qep_quant)
 qep_unit_test(safetensors qep_checkpoint qep_base)
+qep_unit_test(shard qep_shard)
+qep_unit_test(convert qep_shard)
