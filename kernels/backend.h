@@ -124,7 +124,8 @@ struct qep_backend_ops {
     enum qep_status (*zero)(struct qep_backend *be, void *dev, size_t bytes);
     enum qep_status (*sync)(struct qep_backend *be);
 
-    /* Repacks; host is not kept. alloc, upload and weight_create may run on several threads at once. */
+    /* Repacks; host is not kept. alloc, upload and weight_create may run on several threads of one
+     * team job at once (a team's nested jobs run in place). */
     enum qep_status (*weight_create)(struct qep_backend *be, const struct qep_host_weight *host,
                                      struct qep_weight **out);
     void (*weight_destroy)(struct qep_backend *be, struct qep_weight *weight);
