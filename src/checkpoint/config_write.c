@@ -30,7 +30,7 @@ static bool add_numbers(cJSON *obj, const struct qep_model_config *c) {
     };
     bool ok = true;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if (rows[i].value != 0)
+        if (rows[i].value != 0 || strcmp(rows[i].key, "rms_norm_eps") == 0)
             ok = ok && cJSON_AddNumberToObject(obj, rows[i].key, rows[i].value) != NULL;
     return ok;
 }

@@ -141,7 +141,8 @@ static int by_offset(const void *a, const void *b) {
 }
 
 static enum qep_status check_names(struct qep_st_header *h, const char *where) {
-    qsort(h->tensors, h->num_tensors, sizeof *h->tensors, by_name);
+    if (h->num_tensors > 0) /* qsort takes no NULL */
+        qsort(h->tensors, h->num_tensors, sizeof *h->tensors, by_name);
     for (size_t i = 1; i < h->num_tensors; i++)
         if (strcmp(h->tensors[i - 1].name, h->tensors[i].name) == 0)
             return qep_fail(QEP_ERR_DATA, "%s: tensor %.160s appears twice", where,
@@ -152,7 +153,8 @@ static enum qep_status check_names(struct qep_st_header *h, const char *where) {
 static enum qep_status check_layout(struct qep_st_header *h, uint64_t data_bytes,
                                     const char *where) {
     uint64_t at = 0;
-    qsort(h->tensors, h->num_tensors, sizeof *h->tensors, by_offset);
+    if (h->num_tensors > 0)
+        qsort(h->tensors, h->num_tensors, sizeof *h->tensors, by_offset);
     for (size_t i = 0; i < h->num_tensors; i++) {
         const struct qep_st_tensor *t = &h->tensors[i];
         if (t->offset != at)
@@ -188,9 +190,8 @@ static enum qep_status fill(const cJSON *root, uint64_t data_bytes, const char *
         out->num_tensors++;
         QEP_TRY(parse_tensor(item, where, data_bytes, t));
     }
-    if (out->num_tensors > 0)
-        QEP_TRY(check_names(out, where));
-    return out->num_tensors > 0 || data_bytes > 0 ? check_layout(out, data_bytes, where) : QEP_OK;
+    QEP_TRY(check_names(out, where));
+    return check_layout(out, data_bytes, where);
 }
 
 enum qep_status qep_st_header_parse(const char *json, size_t len, uint64_t data_bytes,
