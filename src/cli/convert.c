@@ -143,6 +143,6 @@ enum qep_status qep_cmd_convert(struct qep_job *job, int argc, char **argv) {
     struct convert_args args = {.recipe = "q4", .compress = "auto", .shards = 8};
     /* --help is for rank 0; the option table is the same on all ranks, so no agreement is needed.
      */
-    QEP_TRY(parse(argc, argv, job->comm->rank, &args));
+    QEP_TRY(qep_comm_agree(job->comm, parse(argc, argv, job->comm->rank, &args)));
     return args.help ? QEP_OK : convert(job, &args);
 }

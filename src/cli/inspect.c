@@ -246,7 +246,7 @@ static enum qep_status show(const struct qep_shard_dir *dir, const struct inspec
 enum qep_status qep_cmd_inspect(struct qep_job *job, int argc, char **argv) {
     struct inspect_args args = {.attention = "layers"};
     struct qep_shard_dir *dir = NULL;
-    QEP_TRY(parse(argc, argv, job->comm->rank, &args));
+    QEP_TRY(qep_comm_agree(job->comm, parse(argc, argv, job->comm->rank, &args)));
     if (args.help)
         return QEP_OK;
     QEP_TRY(qep_comm_agree(job->comm, qep_shard_dir_open(args.dir, &dir)));

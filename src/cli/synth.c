@@ -162,7 +162,7 @@ static enum qep_status make_checkpoint(struct qep_job *job, struct synth *s, enu
 
 enum qep_status qep_cmd_synth(struct qep_job *job, int argc, char **argv) {
     struct synth_args args = {.shards = 8};
-    QEP_TRY(parse(argc, argv, job->comm->rank, &args));
+    QEP_TRY(qep_comm_agree(job->comm, parse(argc, argv, job->comm->rank, &args)));
     if (args.help)
         return QEP_OK;
     struct synth s = {.args = &args,
