@@ -3,13 +3,16 @@
 #include "base/log.h"
 #include "cli/cli.h"
 #include "dist/comm.h"
+#include "dist/drain.h"
 
 #include <stdio.h>
 
 int main(int argc, char **argv) {
     struct qep_comm *comm = NULL;
-    enum qep_status st =
-        qep_comm_launched_by_mpi() ? qep_comm_mpi_create(&comm) : qep_comm_self_create(&comm);
+    /* Before MPI starts: a job scheduler's signal must not kill a rank on its way up. */
+    enum qep_status st = qep_drain_install();
+    if (st == QEP_OK)
+        st = qep_comm_launched_by_mpi() ? qep_comm_mpi_create(&comm) : qep_comm_self_create(&comm);
     if (st != QEP_OK) {
         qep_error_line("%s", qep_last_error());
         return (int)st;

@@ -11,7 +11,10 @@ enum {
     MAX_INTERMEDIATE = 1 << 20,
     MAX_HEADS = 1024,
     MAX_HEAD_DIM = 4096,
-    MAX_PROJECTION = 1 << 22, /* rows of any attention projection */
+    MAX_ROTARY_DIM = 512,        /* kernels/rope.h */
+    MAX_QUERY_HEADS_PER_KV = 64, /* kernels/cpu/attention.c */
+    MAX_CONV_KERNEL = 8,         /* kernels/cpu/deltanet.c */
+    MAX_PROJECTION = 1 << 22,    /* rows of any attention projection */
     MAX_LAYER_EXPERTS = 1 << 18
 };
 
@@ -162,6 +165,12 @@ static enum qep_status parse_rope(const struct source *s, struct qep_model_confi
                         "%s: \"partial_rotary_factor\": expected an even number of rotary "
                         "dimensions in 2..%d, found %d",
                         s->where, (int)c->head_dim, (int)c->rotary_dim);
+    if (c->rotary_dim > MAX_ROTARY_DIM)
+        return qep_fail(
+            QEP_ERR_DATA,
+            "%s: \"partial_rotary_factor\": at most %d rotary dimensions are supported, "
+            "found %d",
+            s->where, MAX_ROTARY_DIM, (int)c->rotary_dim);
     return QEP_OK;
 }
 
@@ -213,6 +222,12 @@ static enum qep_status parse_attention(const struct source *s, struct qep_model_
                         "%s: \"num_key_value_heads\": expected a divisor of num_attention_heads "
                         "%d, found %d",
                         s->where, (int)c->num_attention_heads, (int)c->num_key_value_heads);
+    if (c->num_attention_heads / c->num_key_value_heads > MAX_QUERY_HEADS_PER_KV)
+        return qep_fail(QEP_ERR_DATA,
+                        "%s: \"num_attention_heads\": at most %d per key/value head are supported, "
+                        "found %d over %d",
+                        s->where, MAX_QUERY_HEADS_PER_KV, (int)c->num_attention_heads,
+                        (int)c->num_key_value_heads);
     if (2 * (int64_t)c->num_attention_heads * c->head_dim > MAX_PROJECTION)
         return qep_fail(QEP_ERR_DATA,
                         "%s: \"num_attention_heads\" x \"head_dim\": expected at most %d, found "
@@ -227,7 +242,7 @@ static enum qep_status parse_deltanet(const struct source *s, struct qep_model_c
     QEP_TRY(get_i32(s, "linear_num_value_heads", MAX_HEADS, &c->linear_num_value_heads));
     QEP_TRY(get_i32(s, "linear_key_head_dim", MAX_HEAD_DIM, &c->linear_key_head_dim));
     QEP_TRY(get_i32(s, "linear_value_head_dim", MAX_HEAD_DIM, &c->linear_value_head_dim));
-    QEP_TRY(get_i32(s, "linear_conv_kernel_dim", 64, &c->linear_conv_kernel_dim));
+    QEP_TRY(get_i32(s, "linear_conv_kernel_dim", MAX_CONV_KERNEL, &c->linear_conv_kernel_dim));
     if (c->linear_num_value_heads % c->linear_num_key_heads != 0)
         return qep_fail(QEP_ERR_DATA,
                         "%s: \"linear_num_value_heads\": expected a multiple of "

@@ -194,10 +194,15 @@ static void print_result(struct bench *b, const struct result *r) {
     fflush(stdout);
 }
 
+static enum qep_status check_drain(void) {
+    return qep_drain_requested() ? qep_fail(QEP_ERR_INTERRUPTED, "interrupted") : QEP_OK;
+}
+
 static enum qep_status run_prefill(struct bench *b, struct qep_plan *plan, int32_t n) {
     double rates[MAX_REPEATS], seconds;
     struct result r = {.batch = 1};
     for (int64_t i = -1; i < b->repeats; i++) {
+        QEP_TRY(check_drain());
         QEP_TRY(time_prefill(b, plan, n, &seconds));
         if (i >= 0)
             rates[i] = n / seconds;
@@ -213,6 +218,7 @@ static enum qep_status run_decode(struct bench *b, struct qep_plan *plan, int32_
     double rates[MAX_REPEATS], seconds;
     struct result r = {.batch = batch, .depth = depth};
     for (int64_t i = -1; i < b->repeats; i++) {
+        QEP_TRY(check_drain());
         QEP_TRY(time_decode(b, plan, batch, depth, &seconds));
         if (i >= 0)
             rates[i] = (double)batch * (double)b->num_new / seconds;
@@ -235,15 +241,24 @@ static enum qep_status run_tests(struct bench *b) {
             st = run_decode(b, &plan, (int32_t)b->batch_list.items[i],
                             (int32_t)b->depth_list.items[d]);
     qep_plan_free(&plan);
-    return st == QEP_OK ? qep_engine_stop(b->engine) : st;
+    return st;
+}
+
+/* Interrupted between steps, the ranks still leave together. */
+static enum qep_status coordinate(struct bench *b) {
+    enum qep_status st = run_tests(b);
+    if (qep_engine_is_broken(b->engine))
+        return st;
+    QEP_TRY(qep_engine_stop(b->engine));
+    return st;
 }
 
 static enum qep_status bench_rank(struct qep_comm *comm, void *arg) {
     struct bench b = *(const struct bench *)arg;
     QEP_TRY(qep_engine_create(comm, &b.common.engine, &b.engine));
     qep_common_report(b.engine);
-    enum qep_status st = comm->rank == 0 ? run_tests(&b) : qep_engine_serve(b.engine);
-    if (st == QEP_OK)
+    enum qep_status st = comm->rank == 0 ? coordinate(&b) : qep_engine_serve(b.engine);
+    if (!qep_engine_is_broken(b.engine))
         st = qep_comm_agree(comm, st);
     qep_engine_destroy(b.engine);
     return st;
@@ -289,6 +304,5 @@ enum qep_status qep_cmd_bench(struct qep_job *job, int argc, char **argv) {
         return QEP_OK;
     }
     QEP_TRY(qep_comm_agree(job->comm, check(&b)));
-    QEP_TRY(qep_drain_install());
     return qep_common_launch(job->comm, &b.common, bench_rank, &b);
 }

@@ -1,6 +1,7 @@
 #include "cli/cli.h"
 
 #include "cli/command.h"
+#include "dist/drain.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -8,15 +9,16 @@
 struct command {
     const char *name, *summary;
     enum qep_status (*run)(struct qep_job *job, int argc, char **argv);
+    bool drains; /* looks at qep_drain_requested */
 };
 
 static const struct command commands[] = {
-    {"run", "answer a prompt, a chat file, or chat interactively (the default)", qep_cmd_run},
-    {"convert", "Hugging Face directory -> compressed shard directory", qep_cmd_convert},
-    {"synth", "random weights of any size, for tests and benchmarks", qep_cmd_synth},
-    {"inspect", "what is in a shard directory, per file and per rank", qep_cmd_inspect},
-    {"tokenize", "text <-> ids, chat templates", qep_cmd_tokenize},
-    {"bench", "prefill and decode speed", qep_cmd_bench},
+    {"run", "answer a prompt, a chat file, or chat interactively (the default)", qep_cmd_run, true},
+    {"convert", "Hugging Face directory -> compressed shard directory", qep_cmd_convert, false},
+    {"synth", "random weights of any size, for tests and benchmarks", qep_cmd_synth, false},
+    {"inspect", "what is in a shard directory, per file and per rank", qep_cmd_inspect, false},
+    {"tokenize", "text <-> ids, chat templates", qep_cmd_tokenize, false},
+    {"bench", "prefill and decode speed", qep_cmd_bench, true},
 };
 
 static void print_help(void) {
@@ -40,6 +42,13 @@ static bool is_global(const char *arg) {
            strcmp(arg, "--version") == 0;
 }
 
+static enum qep_status run_command(const struct command *command, struct qep_job *job, int argc,
+                                   char **argv) {
+    if (!command->drains)
+        qep_drain_uninstall();
+    return command->run(job, argc, argv);
+}
+
 enum qep_status qep_cli_main(struct qep_comm *comm, int argc, char **argv) {
     struct qep_job job = {.comm = comm};
     if (argc < 2 || is_global(argv[1])) {
@@ -54,9 +63,9 @@ enum qep_status qep_cli_main(struct qep_comm *comm, int argc, char **argv) {
     }
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
         if (strcmp(argv[1], commands[i].name) == 0)
-            return commands[i].run(&job, argc - 1, argv + 1);
+            return run_command(&commands[i], &job, argc - 1, argv + 1);
     if (argv[1][0] == '-')
-        return qep_cmd_run(&job, argc, argv);
+        return run_command(&commands[0], &job, argc, argv);
     return qep_comm_agree(
         comm, qep_fail(QEP_ERR_USAGE, "unknown command '%s' (see qwen-ep --help)", argv[1]));
 }

@@ -332,6 +332,5 @@ enum qep_status qep_cmd_run(struct qep_job *job, int argc, char **argv) {
     QEP_TRY(qep_run_options_parse(job->comm, argc, argv, &options, &help));
     if (help)
         return QEP_OK;
-    QEP_TRY(qep_drain_install());
     return qep_common_launch(job->comm, &options.common, run_rank, &options);
 }

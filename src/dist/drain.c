@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <string.h>
 
+static const int signals[] = {SIGUSR1, SIGTERM, SIGINT};
 static volatile sig_atomic_t requested;
 
 static void on_signal(int signal_number) {
@@ -12,7 +13,6 @@ static void on_signal(int signal_number) {
 }
 
 enum qep_status qep_drain_install(void) {
-    static const int signals[] = {SIGUSR1, SIGTERM, SIGINT};
     for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++) {
         struct sigaction action;
         memset(&action, 0, sizeof action);
@@ -24,6 +24,13 @@ enum qep_status qep_drain_install(void) {
                             strerror(errno));
     }
     return QEP_OK;
+}
+
+void qep_drain_uninstall(void) {
+    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++)
+        signal(signals[i], SIG_DFL);
+    if (requested)
+        raise(SIGTERM); /* asked while the handlers stood: as if they never had */
 }
 
 bool qep_drain_requested(void) {

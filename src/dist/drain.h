@@ -11,6 +11,9 @@
  * the process at once, as without a handler. */
 enum qep_status qep_drain_install(void);
 
+/* Back to the default actions, for commands that do not look at the flag. */
+void qep_drain_uninstall(void);
+
 bool qep_drain_requested(void); /* async-signal-safe */
 
 #endif

@@ -59,6 +59,18 @@ if command -v mpirun >/dev/null && ldd "$exe" | grep -q libmpi; then
     wait
     echo "idle: 4 ranks used $((after - before)) clock ticks of 10 ms in 5 s"
     [ "$before" -gt 0 ] && [ $((after - before)) -le 40 ] && passed=$((passed + 1)) || { failed=$((failed + 1)); echo "FAILED: idle ranks use more than 2 % each"; }
+    # SIGUSR1 to the launcher: all ranks stop at one token, exit 75, what was generated is out.
+    mpi 4 --prompt "$question" --ignore-eos --max-new-tokens 3900 --backend reference --json >"$work/out" 2>"$work/err" &
+    job=$!
+    for _ in $(seq 100); do
+        grep -q 'loaded:' "$work/err" && break
+        sleep 0.1
+    done
+    pkill -USR1 -P "$(pgrep -P $job)" mpirun
+    wait $job
+    expect drain-code 75 $?
+    expect drain-line 1 "$(grep -c '^qwen-ep: .*interrupted' "$work/err")"
+    expect drain-output 1 "$(grep -c '"finish_reason": "interrupted"' "$work/out")"
 else
     echo "mpirun not used: built without MPI"
 fi

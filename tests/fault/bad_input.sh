@@ -90,10 +90,10 @@ tensors overlap 65 'data_offsets|overlap|hole' '$h =~ s/"data_offsets":\s*\[(\d+
 tensors out-of-range 65 'offset|range|beyond|ends' '$n = length $d; $h =~ s/\[(\d+),\s*$n\]/"[$1,".($n+4096)."]"/e'
 tensors shape-bytes 65 'bytes|shape' '$h =~ s/("model.language_model.norm.weight":\{[^}]*"shape":\s*\[)(\d+)/$1.($2+1)/e'
 tensors missing 65 'missing' '$h =~ s/"model.language_model.norm.weight"/"model.visual.norm.weight"/'
-tensors extra 65 'unknown|unexpected|no place' '$h =~ s/"model.language_model.norm.weight"/"model.language_model.norm.weighd"/'
+tensors extra 65 'norm.bias' '$n = length $d; $h =~ s/\}\s*$/,"model.language_model.norm.bias":{"dtype":"BF16","shape":[1],"data_offsets":[$n,@{[$n + 2]}]}}/; $d .= "\0\0"'
 tensors misshapen 65 'shape|expected' '$h =~ s/(q_proj.weight":\{[^}]*"shape":\s*\[)(\d+),\s*(\d+)\]/$1$3,$2]/'
 tensors dtype 65 'dtype|I16' '$h =~ s/("model.language_model.norm.weight":\{[^}]*"dtype":\s*")BF16/$1I16/'
-tensors nan 65 'NaN|finite' 'substr($d, 0, 2) = "\xc0\x7f"'
+tensors nan 65 'NaN|finite' 'substr($d, 0, 4) = "\0\0\xc0\x7f"'
 tensors header-json 65 'JSON|header' '$h =~ s/\{/[/'
 
 # --- index
@@ -134,7 +134,7 @@ convert no-directory 66 'no-such-directory' "$work/no-such-directory"
 # --- a good shard directory, then damaged copies of it
 "$exe" convert --from $hf --to "$work/good" --recipe q4 --shards 2 --quiet 2>/dev/null ||
     "$exe" convert --from $hf --to "$work/good" --recipe q4 --shards 2 2>/dev/null
-"$exe" convert --from $hf --to "$work/foreign" --recipe q8 --shards 2 2>/dev/null
+"$exe" convert --from $hf --to "$work/foreign" --recipe bf16 --shards 2 2>/dev/null
 run() { # name, code, pattern, directory, options...
     local n=$1 code=$2 pattern=$3 dir=$4
     shift 4
@@ -150,7 +150,7 @@ file=$(find "$d" -name 'layer-000.qep')
 perl -e 'open F, "+<:raw", $ARGV[0] or die; seek F, (-s F) / 2, 0; read F, $b, 1; seek F, -1, 1; print F $b ^ "\x10"' "$file"
 run flipped-bit 65 'layer-000.qep' "$d" --prompt hi
 d=$(damaged lost) && rm "$d"/shard-01-of-02.qep
-run shard-missing 66 'shard-01-of-02.qep' "$d" --prompt hi
+run shard-missing 65 'shard-01-of-02.qep' "$d" --prompt hi
 d=$(damaged short) && truncate -s -1 "$d"/shard-00-of-02.qep
 run shard-truncated 65 'shard-00-of-02.qep' "$d" --prompt hi
 d=$(damaged mixed) && cp "$work/foreign/layer-001.qep" "$d/layer-001.qep"
@@ -197,7 +197,7 @@ bad not-a-directory 73 'file' "$exe" convert --from $hf --to "$work/file/sub" --
 bad complete-directory 73 'force' "$exe" convert --from $hf --to "$work/good" --recipe q4
 limited() { # a file size limit stands in for a full disk
     trap '' XFSZ
-    ulimit -f 200
+    ulimit -f 50
     exec "$@"
 }
 export -f limited
