@@ -8,3 +8,5 @@ fi
 if [ -e /.dockerenv ] || [ -e /run/.containerenv ]; then
     export OMPI_MCA_btl_vader_single_copy_mechanism=${OMPI_MCA_btl_vader_single_copy_mechanism:-none}
 fi
+# PMIx: its shared-memory store has seen rare SIGBUS at start-up; a job this small does not need it.
+export PMIX_MCA_gds=${PMIX_MCA_gds:-hash}
