@@ -30,7 +30,8 @@ void model_output_free(struct model_output *out);
 char *model_convert(const char *hf_dir, const char *parent, const char *recipe, int shards);
 
 /* The same with a recipe file and a name for the new directory. */
-char *model_convert_as(const char *hf_dir, const char *parent, const char *recipe, const char *name);
+char *model_convert_as(const char *hf_dir, const char *parent, const char *recipe,
+                       const char *name);
 
 /* A fresh temporary directory (free), and its removal with everything in it. */
 char *temp_dir(void);
