@@ -16,7 +16,7 @@ void qep_plan_free(struct qep_plan *plan) {
 }
 
 void qep_plan_clear(struct qep_plan *plan, enum qep_plan_kind kind, int64_t step) {
-    plan->kind = kind;
+    plan->kind = (int32_t)kind;
     plan->step = step;
     plan->num_spans = 0;
     plan->num_rows = 0;
