@@ -142,7 +142,8 @@ START_TEST(large_tensors_round_trip) {
     struct build_fixture f;
     struct qep_shard_dir *shards = NULL;
     scratch_dir(base);
-    write_wide_config(base, path, 20011);
+    /* Beyond one task (16 MiB) as bf16 and int8; int4 is slow to make without optimisation. */
+    write_wide_config(base, path, _i == 0 ? 9001 : _i == 1 ? 17001 : 2003);
     join(dir, sizeof dir, base, "out/deep/dir"); /* missing parents are created */
     fixture_random(&f, path, 5, recipes[_i], dir);
     f.options.num_threads = 3;
@@ -230,6 +231,19 @@ static void poke(const char *path, size_t at, char value) {
     ck_assert_int_eq(fclose(f), 0);
 }
 
+/* Every byte; under sanitizers, which take minutes for that, every seventh. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { FLIP_STEP = 7 };
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+enum { FLIP_STEP = 7 };
+#else
+enum { FLIP_STEP = 1 };
+#endif
+#else
+enum { FLIP_STEP = 1 };
+#endif
+
 START_TEST(every_flipped_bit_is_found) {
     static const char *const names[] = {"embed.qep", "layer-000.qep", "shard-00-of-01.qep",
                                         "manifest.json"};
@@ -240,7 +254,7 @@ START_TEST(every_flipped_bit_is_found) {
     ASSERT_OK(read_everything(dir));
     char *data = slurp(dir, names[_i % 4], &len);
     join(path, sizeof path, dir, names[_i % 4]);
-    for (size_t at = 0; at < len; at++)
+    for (size_t at = 0; at < len; at += FLIP_STEP)
         /* all bits of the small file, one in turn of the larger ones */
         for (int bit = _i % 4 == 0 ? 0 : (int)(at % 8); bit < 8; bit += _i % 4 == 0 ? 1 : 8) {
             poke(path, at, (char)(data[at] ^ 1 << bit));
@@ -250,7 +264,7 @@ START_TEST(every_flipped_bit_is_found) {
             poke(path, at, data[at]);
             flips++;
         }
-    ck_assert_uint_ge(flips, len);
+    ck_assert_uint_ge(flips, len / FLIP_STEP);
     ASSERT_OK(read_everything(dir));
     free(data);
     remove_tree(base);
