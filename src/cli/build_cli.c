@@ -113,15 +113,16 @@ static enum qep_status run_steps(struct qep_job *job, struct qep_build *build) {
 }
 
 enum qep_status qep_build_run(struct qep_job *job, const char *label,
-                              struct qep_build_options *options, enum qep_status st) {
+                              const struct qep_build_options *options, enum qep_status st) {
+    struct qep_build_options full = *options;
     struct progress_arg progress = {.line = {.label = label}, .rank = job->comm->rank};
     struct qep_build *build = NULL;
     double begin_s = qep_now_s();
-    options->stop = &qep_stop_requested;
-    options->on_progress = on_progress;
-    options->progress_arg = &progress;
+    full.stop = &qep_stop_requested;
+    full.on_progress = on_progress;
+    full.progress_arg = &progress;
     if (st == QEP_OK)
-        st = qep_build_create(options, &build);
+        st = qep_build_create(&full, &build);
     QEP_TRY(qep_comm_agree(job->comm, st));
     qep_stop_install();
     st = run_steps(job, build);

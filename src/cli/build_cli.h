@@ -26,9 +26,9 @@ void qep_progress_show(struct qep_progress_line *line, const char *what, uint64_
                        uint64_t total_bytes);
 void qep_progress_end(struct qep_progress_line *line);
 
-/* Runs the whole build on all ranks; `label` begins progress and summary. options->stop and
- * on_progress are filled here. st is this rank's status so far: ranks agree on it first. */
+/* Runs the whole build on all ranks; `label` begins progress and summary; options' stop and
+ * on_progress are set here. st is this rank's status so far: ranks agree on it first. */
 enum qep_status qep_build_run(struct qep_job *job, const char *label,
-                              struct qep_build_options *options, enum qep_status st);
+                              const struct qep_build_options *options, enum qep_status st);
 
 #endif

@@ -22,6 +22,17 @@ static void print_help(const struct qep_option_table *table) {
     qep_options_help(table);
 }
 
+static enum qep_status check_args(const char *extra, const struct convert_args *a) {
+    if (extra != NULL)
+        return qep_fail(QEP_ERR_USAGE, "convert: unexpected argument '%s'", extra);
+    if (a->from == NULL || a->to == NULL || *a->to == '\0')
+        return qep_fail(QEP_ERR_USAGE, "convert: --from and --to are needed (see --help)");
+    if (a->group_size != 0 && a->group_size != 32 && a->group_size != 64 && a->group_size != 128)
+        return qep_fail(QEP_ERR_USAGE, "--group-size: expected 32, 64 or 128, found %lld",
+                        (long long)a->group_size);
+    return QEP_OK;
+}
+
 static enum qep_status parse(int argc, char **argv, int rank, struct convert_args *a) {
     const struct qep_option options[] = {
         {.name = "from",
@@ -87,14 +98,7 @@ static enum qep_status parse(int argc, char **argv, int rank, struct convert_arg
             print_help(&table);
         return QEP_OK;
     }
-    if (first < argc)
-        return qep_fail(QEP_ERR_USAGE, "convert: unexpected argument '%s'", argv[first]);
-    if (a->from == NULL || a->to == NULL || *a->to == '\0')
-        return qep_fail(QEP_ERR_USAGE, "convert: --from and --to are needed (see --help)");
-    if (a->group_size != 0 && a->group_size != 32 && a->group_size != 64 && a->group_size != 128)
-        return qep_fail(QEP_ERR_USAGE, "--group-size: expected 32, 64 or 128, found %lld",
-                        (long long)a->group_size);
-    return QEP_OK;
+    return check_args(first < argc ? argv[first] : NULL, a);
 }
 
 static enum qep_status refuse_same_dir(const char *from, const char *to) {

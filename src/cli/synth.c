@@ -17,6 +17,13 @@ struct synth_args {
     bool force, help;
 };
 
+static void print_help(const struct qep_option_table *table) {
+    printf("usage: qwen-ep synth --config FILE.json --out DIR [options]\n\n"
+           "Random weights of any size, streamed: a Hugging Face checkpoint (config.json,\n"
+           "safetensors shards, index) or, with --recipe, a shard directory at once.\n\n");
+    qep_options_help(table);
+}
+
 static enum qep_status parse(int argc, char **argv, int rank, struct synth_args *a) {
     const struct qep_option options[] = {
         {.name = "config",
@@ -69,12 +76,8 @@ static enum qep_status parse(int argc, char **argv, int rank, struct synth_args 
     int first = 0;
     QEP_TRY(qep_options_parse(&table, 1, argc, argv, &first));
     if (a->help) {
-        if (rank != 0)
-            return QEP_OK;
-        printf("usage: qwen-ep synth --config FILE.json --out DIR [options]\n\n"
-               "Random weights of any size, streamed: a Hugging Face checkpoint (config.json,\n"
-               "safetensors shards, index) or, with --recipe, a shard directory at once.\n\n");
-        qep_options_help(&table);
+        if (rank == 0)
+            print_help(&table);
         return QEP_OK;
     }
     if (first < argc)
