@@ -110,9 +110,9 @@ static const char *find_config_file(int argc, char **argv) {
     return NULL;
 }
 
-/* The file's strings live as long as the process: parsed options point into them. */
 static enum qep_status parse(const struct qep_option_table *tables, int argc, char **argv) {
-    struct arg_list list = {.count = 0};
+    static struct arg_list list; /* as long as the process: parsed options point into it */
+    list.count = 0;
     const char *path = find_config_file(argc, argv);
     int first = 0;
     if (path == NULL) {
@@ -218,9 +218,10 @@ void qep_common_report(const struct qep_engine *engine) {
     qep_info("model: %s, %d layers, %d experts top-%d, recipe %s, ctx %d", c->model_type,
              c->num_hidden_layers, c->num_experts, c->num_experts_per_tok, f->recipe, f->ctx);
     qep_info(
-        "ranks: %d over %s, %d on this host; %d of %d CPUs (%s), %d threads each; attention by %s",
+        "ranks: %d over %s, %d on this host; %d of %d CPUs (%s), %d threads each; attention by "
+        "%s (%s)",
         comm->num_ranks, f->transport, comm->num_local_ranks, f->cpus.num_cpus,
-        f->cpus.num_host_cpus, f->cpus.list, f->num_threads, f->attention);
+        f->cpus.num_host_cpus, f->cpus.list, f->num_threads, f->attention, f->attention_why);
     qep_info("backend: %s (%s), activations %s, KV %s", f->backend, f->isa, f->activations,
              f->kv_type);
     qep_info("loaded: %.2f GB of weights from %.2f GB of files in %.2f s (%.2f GB/s) by rank 0",

@@ -55,10 +55,6 @@ static enum qep_status check_options(struct qep_engine *e) {
     e->kv_type = kv >= 0 ? (enum qep_kv_type)kv : f32 ? QEP_KV_F32 : QEP_KV_BF16;
     e->facts.kv_type = kv_types[e->kv_type];
     e->facts.activations = reference ? "fp32" : activations[act];
-    /* One sequence at a time gains nothing from replicated dense weights. */
-    bool sequences = strcmp(o->attention, "sequences") == 0;
-    e->attention = sequences ? QEP_ATTENTION_SEQUENCES : QEP_ATTENTION_LAYERS;
-    e->facts.attention = sequences ? "sequences" : "layers";
     return QEP_OK;
 }
 
@@ -93,18 +89,6 @@ static enum qep_status start_backend(struct qep_engine *e, const char *isa) {
     return QEP_OK;
 }
 
-/* Everything that must be equal on all ranks, in words. */
-static enum qep_status compare_identities(struct qep_engine *e) {
-    char options[200];
-    const struct qep_engine_options *o = &e->options;
-    snprintf(options, sizeof options, "%s/%s/%s/%s/%s ctx %lld slots %lld", o->backend,
-             e->facts.isa, o->activations, e->facts.attention, e->facts.kv_type, (long long)o->ctx,
-             (long long)o->num_slots);
-    QEP_TRY(qep_comm_same(e->comm, "build", QEP_VERSION " " __VERSION__));
-    QEP_TRY(qep_comm_same(e->comm, "weights (manifest)", qep_shard_dir_info(e->dir)->identity));
-    return qep_comm_same(e->comm, "options", options);
-}
-
 static uint64_t available_memory(void) {
     char line[128];
     unsigned long long kib = 0;
@@ -116,6 +100,86 @@ static uint64_t available_memory(void) {
             break;
     fclose(f);
     return kib == 0 ? UINT64_MAX : kib * 1024;
+}
+
+/* Does every rank say yes? */
+static enum qep_status agree_all(struct qep_comm *comm, bool mine, bool *all) {
+    int32_t vote = mine ? 1 : 0;
+    void *mem = NULL;
+    QEP_TRY(qep_alloc((size_t)comm->num_ranks, sizeof vote, "votes", &mem));
+    int32_t *votes = mem;
+    enum qep_status st = comm->ops->allgather(comm, &vote, votes, sizeof vote);
+    *all = true;
+    for (int p = 0; st == QEP_OK && p < comm->num_ranks; p++)
+        *all = *all && votes[p] == 1;
+    free(votes);
+    return st;
+}
+
+/* Bytes of the routed experts of all layers, from the shapes of the first. */
+static enum qep_status expert_bytes(const struct qep_shard_dir *dir, uint64_t *bytes) {
+    static const char *const names[] = {"layers.0.mlp.experts.0.gate_up_proj",
+                                        "layers.0.mlp.experts.0.down_proj"};
+    const struct qep_model_config *c = qep_shard_dir_config(dir);
+    *bytes = 0;
+    for (int i = 0; i < 2 && c->num_experts > 0; i++) {
+        enum qep_weight_type type;
+        int64_t rows, cols;
+        QEP_TRY(qep_shard_stat(dir, names[i], &type, &rows, &cols));
+        *bytes += (uint64_t)qep_weight_data_bytes(type, rows, cols) * (uint64_t)c->num_experts *
+                  (uint64_t)c->num_hidden_layers;
+    }
+    return QEP_OK;
+}
+
+/* Would this rank hold its experts, all dense weights and its sequences' states in half of its free
+ * memory? */
+static enum qep_status sequences_fit(const struct qep_engine *e, bool *fit) {
+    const struct qep_model_config *c = qep_shard_dir_config(e->dir);
+    uint64_t experts = 0, ranks = (uint64_t)e->comm->num_ranks, linear_layers = 0;
+    QEP_TRY(expert_bytes(e->dir, &experts));
+    for (int32_t l = 0; l < c->num_hidden_layers; l++)
+        linear_layers += c->layer_types[l] == QEP_LAYER_LINEAR_ATTENTION ? 1 : 0;
+    uint64_t state = (uint64_t)4 * linear_layers * (uint64_t)c->linear_num_value_heads *
+                     (uint64_t)c->linear_key_head_dim * (uint64_t)c->linear_value_head_dim;
+    uint64_t slots = ((uint64_t)e->options.num_slots + ranks - 1) / ranks;
+    uint64_t total = qep_shard_dir_info(e->dir)->tensor_bytes;
+    uint64_t dense = total > experts ? total - experts : 0;
+    uint64_t room = available_memory() / 2 / (uint64_t)e->comm->num_local_ranks;
+    *fit = dense + experts / ranks + slots * state <= room;
+    return QEP_OK;
+}
+
+/* One sequence gains nothing from replicated dense weights; several share the work of the dense
+ * part. */
+static enum qep_status choose_attention(struct qep_engine *e) {
+    const char *wanted = e->options.attention;
+    bool sequences = strcmp(wanted, "sequences") == 0, mine = false, fit = false;
+    e->facts.attention_why = "as asked";
+    if (strcmp(wanted, "auto") == 0 && e->options.num_slots == 1) {
+        e->facts.attention_why = "one sequence";
+    } else if (strcmp(wanted, "auto") == 0) {
+        QEP_TRY(sequences_fit(e, &mine));
+        QEP_TRY(agree_all(e->comm, mine, &fit));
+        sequences = fit;
+        e->facts.attention_why = fit ? "several sequences, dense weights fit every rank"
+                                     : "dense weights do not fit every rank";
+    }
+    e->attention = sequences ? QEP_ATTENTION_SEQUENCES : QEP_ATTENTION_LAYERS;
+    e->facts.attention = sequences ? "sequences" : "layers";
+    return QEP_OK;
+}
+
+/* Everything that must be equal on all ranks, in words. */
+static enum qep_status compare_identities(struct qep_engine *e) {
+    char options[200];
+    const struct qep_engine_options *o = &e->options;
+    snprintf(options, sizeof options, "%s/%s/%s/%s/%s ctx %lld slots %lld", o->backend,
+             e->facts.isa, o->activations, e->facts.attention, e->facts.kv_type, (long long)o->ctx,
+             (long long)o->num_slots);
+    QEP_TRY(qep_comm_same(e->comm, "build", QEP_VERSION " " __VERSION__));
+    QEP_TRY(qep_comm_same(e->comm, "weights (manifest)", qep_shard_dir_info(e->dir)->identity));
+    return qep_comm_same(e->comm, "options", options);
 }
 
 /* --ctx, or the smaller of the model's and what half of the free memory holds in KV blocks. */
@@ -175,6 +239,7 @@ static enum qep_status start(struct qep_engine *e) {
     QEP_TRY(agree_isa(e, &isa));
     QEP_TRY(qep_comm_agree(e->comm, start_cpus(e)));
     QEP_TRY(qep_comm_agree(e->comm, start_backend(e, isa)));
+    QEP_TRY(qep_comm_agree(e->comm, choose_attention(e)));
     QEP_TRY(compare_identities(e));
     e->facts.recipe = qep_shard_dir_info(e->dir)->recipe;
     e->facts.transport = e->comm->ops->name;

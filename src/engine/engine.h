@@ -27,6 +27,7 @@ struct qep_engine_options {
 /* What start-up found and decided, for summaries. */
 struct qep_engine_facts {
     const char *backend, *isa, *transport, *attention, *kv_type, *activations;
+    const char *attention_why; /* the reason for `attention` */
     const char *recipe;
     struct qep_cpu_share cpus;
     int num_threads;

@@ -140,12 +140,14 @@ static enum qep_status read_manifest(struct qep_shard_dir *dir) {
     if (!qep_path_is_dir(dir->path))
         return qep_fail(QEP_ERR_NOINPUT, "%s: no such directory", dir->path);
     QEP_TRY(qep_path_join(dir->path, "manifest.json", &path));
-    enum qep_status st = qep_path_exists(path)
-                             ? qep_file_read(path, QEP_MANIFEST_MAX_BYTES, &text, &len)
-                             : qep_fail(QEP_ERR_NOINPUT,
-                                        "%s: no manifest.json: not a shard directory, or its "
-                                        "conversion did not finish",
-                                        dir->path);
+    enum qep_status st =
+        qep_path_exists(path)
+            ? qep_file_read(path, QEP_MANIFEST_MAX_BYTES, &text, &len)
+            : qep_fail(
+                  QEP_ERR_NOINPUT,
+                  "%s: no manifest.json: not a shard directory (qwen-ep convert makes one), or its "
+                  "conversion did not finish",
+                  dir->path);
     if (st == QEP_OK)
         st = qep_manifest_parse(text, len, path, &dir->manifest);
     free(text);
