@@ -80,7 +80,7 @@ stage() {
         count $((rc == 0)) $((rc != 0)) 0
     fi
     if [ "$rc" -ne 0 ] && [ "$rc" -ne 77 ]; then
-        sed 's/^/    | /' <(tail -n 40 "$log")
+        grep -vE '^ *Start +[0-9]+:| Passed |^\[ *[0-9]+%\] ' "$log" | tail -n 60 | sed 's/^/    | /'
     fi
 }
 
