@@ -1,1 +1,2 @@
 qep_unit_test(base qep_base)
+set_tests_properties(unit.base PROPERTIES LABELS "unit;threads")

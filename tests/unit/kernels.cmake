@@ -5,3 +5,4 @@ target_link_libraries(qep_kernels_support PUBLIC qep_kernels_reference qep_kerne
 foreach(name matmul attention delta mathfn conformance)
   qep_unit_test(${name} qep_kernels_support)
 endforeach()
+set_tests_properties(unit.conformance PROPERTIES LABELS "unit;threads") # teams of 1..3 threads
