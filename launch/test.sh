@@ -103,7 +103,7 @@ stage gcc 300
 stage unit 400
 stage e2e 400
 stage clang 300
-stage asan 900
-stage tsan 600
+stage asan 1200
+stage tsan 900
 stage fuzz $((300 + $(num_fuzz_rounds) * (fuzz_seconds + 30)))
 finish
