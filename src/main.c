@@ -5,6 +5,7 @@
 #include "dist/comm.h"
 #include "dist/drain.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 
 int main(int argc, char **argv) {
@@ -19,12 +20,15 @@ int main(int argc, char **argv) {
     }
     qep_log_init(QEP_LOG_NORMAL, comm->rank, comm->num_ranks);
     st = qep_cli_main(comm, argc, argv);
-    if (fflush(stdout) != 0 && st == QEP_OK)
+    if ((fflush(stdout) != 0 || ferror(stdout)) && st == QEP_OK)
         st = qep_fail(QEP_ERR_IO, "stdout: write failed");
-    if (st != QEP_OK && (comm->rank == 0 || !comm->failure_shared))
-        qep_error_line("%s", qep_last_error());
-    if (st != QEP_OK && !comm->failure_shared && comm->num_ranks > 1)
+    bool alone = st != QEP_OK && !comm->failure_shared && comm->num_ranks > 1;
+    if (alone) {
+        qep_error_line("rank %d: %s", comm->rank, qep_last_error());
         comm->ops->abort(comm, (int)st);
+    }
+    if (st != QEP_OK && comm->rank == 0)
+        qep_error_line("%s", qep_last_error());
     qep_comm_destroy(comm);
     return (int)st;
 }

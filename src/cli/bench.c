@@ -93,6 +93,10 @@ static void random_ids(int32_t *ids, int32_t n, int32_t vocab, uint32_t seed) {
     }
 }
 
+static enum qep_status check_drain(void) {
+    return qep_drain_requested() ? qep_fail(QEP_ERR_INTERRUPTED, "interrupted") : QEP_OK;
+}
+
 /* Prefills `n` tokens into one slot; logits of the last row when wanted. */
 static enum qep_status prefill(struct bench *b, struct qep_plan *plan, int32_t slot, int32_t n,
                                bool logits) {
@@ -111,7 +115,9 @@ static enum qep_status prefill(struct bench *b, struct qep_plan *plan, int32_t s
                                            .logits = logits && pos + rows == n ? QEP_LOGITS_LAST
                                                                                : QEP_LOGITS_NONE};
         qep_plan_clear(plan, QEP_PLAN_RUN, 0);
-        st = qep_plan_add(plan, &span, ids + pos);
+        st = check_drain();
+        if (st == QEP_OK)
+            st = qep_plan_add(plan, &span, ids + pos);
         if (st == QEP_OK)
             st = qep_engine_step(b->engine, plan, drop_logits, NULL);
     }
@@ -134,6 +140,7 @@ static enum qep_status time_decode(struct bench *b, struct qep_plan *plan, int32
         QEP_TRY(prefill(b, plan, s, depth, false));
     double start = qep_now_s();
     for (int32_t i = 0; i < b->num_new; i++) {
+        QEP_TRY(check_drain());
         qep_plan_clear(plan, QEP_PLAN_RUN, 0);
         for (int32_t s = 0; s < batch; s++) {
             int32_t id = (int32_t)(((int64_t)i * 7919 + s * 104729) % vocab);
@@ -194,15 +201,10 @@ static void print_result(struct bench *b, const struct result *r) {
     fflush(stdout);
 }
 
-static enum qep_status check_drain(void) {
-    return qep_drain_requested() ? qep_fail(QEP_ERR_INTERRUPTED, "interrupted") : QEP_OK;
-}
-
 static enum qep_status run_prefill(struct bench *b, struct qep_plan *plan, int32_t n) {
     double rates[MAX_REPEATS], seconds;
     struct result r = {.batch = 1};
     for (int64_t i = -1; i < b->repeats; i++) {
-        QEP_TRY(check_drain());
         QEP_TRY(time_prefill(b, plan, n, &seconds));
         if (i >= 0)
             rates[i] = n / seconds;
@@ -218,7 +220,6 @@ static enum qep_status run_decode(struct bench *b, struct qep_plan *plan, int32_
     double rates[MAX_REPEATS], seconds;
     struct result r = {.batch = batch, .depth = depth};
     for (int64_t i = -1; i < b->repeats; i++) {
-        QEP_TRY(check_drain());
         QEP_TRY(time_decode(b, plan, batch, depth, &seconds));
         if (i >= 0)
             rates[i] = (double)batch * (double)b->num_new / seconds;

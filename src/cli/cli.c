@@ -42,6 +42,14 @@ static bool is_global(const char *arg) {
            strcmp(arg, "--version") == 0;
 }
 
+/* --version counts anywhere before a lone "--". */
+static bool wants_version(int argc, char **argv) {
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], "--version") == 0)
+            return true;
+    return false;
+}
+
 static enum qep_status run_command(const struct command *command, struct qep_job *job, int argc,
                                    char **argv) {
     if (!command->drains)
@@ -51,8 +59,8 @@ static enum qep_status run_command(const struct command *command, struct qep_job
 
 enum qep_status qep_cli_main(struct qep_comm *comm, int argc, char **argv) {
     struct qep_job job = {.comm = comm};
-    if (argc < 2 || is_global(argv[1])) {
-        bool version = argc >= 2 && strcmp(argv[1], "--version") == 0;
+    if (argc < 2 || is_global(argv[1]) || wants_version(argc, argv)) {
+        bool version = wants_version(argc, argv);
         if (comm->rank == 0 && version)
             puts("qwen-ep " QEP_VERSION);
         else if (comm->rank == 0)

@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "base/log.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,6 +75,13 @@ static enum qep_status push_item(struct arg_list *list, const char *path, const 
     char number[64];
     if (cJSON_IsString(item))
         return push(list, "--%s=%s", item->string, item->valuestring);
+    if (cJSON_IsNumber(item) && fabs(item->valuedouble) > 9007199254740992.0)
+        return qep_fail(QEP_ERR_DATA, "%s: \"%s\": write a number this large as a string", path,
+                        item->string);
+    if (cJSON_IsNumber(item) && item->valuedouble == floor(item->valuedouble)) {
+        snprintf(number, sizeof number, "%.0f", item->valuedouble);
+        return push(list, "--%s=%s", item->string, number);
+    }
     if (cJSON_IsNumber(item)) {
         snprintf(number, sizeof number, "%.15g", item->valuedouble);
         return push(list, "--%s=%s", item->string, number);
@@ -116,7 +124,10 @@ static enum qep_status parse(const struct qep_option_table *tables, int argc, ch
     const char *path = find_config_file(argc, argv);
     int first = 0;
     if (path == NULL) {
+        config_file = NULL;
         QEP_TRY(qep_options_parse(tables, 2, argc, argv, &first));
+        if (config_file != NULL) /* an abbreviation that was not seen above */
+            return qep_fail(QEP_ERR_USAGE, "write --config-file in full");
         if (first < argc)
             return qep_fail(QEP_ERR_USAGE, "unexpected argument '%s'", argv[first]);
         return QEP_OK;

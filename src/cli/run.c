@@ -71,6 +71,17 @@ static enum qep_status choose_ids(struct coordinator *c, int32_t vocab_size) {
     return QEP_OK;
 }
 
+static enum qep_status check_ids(const struct qep_ids *ids, int32_t vocab_size) {
+    if (ids->count == 0)
+        return qep_fail(QEP_ERR_USAGE, "the prompt is empty, expected at least one token");
+    for (size_t i = 0; i < ids->count; i++)
+        if (ids->items[i] >= vocab_size)
+            return qep_fail(QEP_ERR_USAGE,
+                            "prompt token %zu: id %d is outside the vocabulary 0..%d", i,
+                            ids->items[i], vocab_size - 1);
+    return QEP_OK;
+}
+
 /* All that can go wrong with the user's input, before any weight is read. */
 static enum qep_status prepare(struct coordinator *c) {
     const struct qep_run_options *o = c->opt;
@@ -91,6 +102,8 @@ static enum qep_status prepare(struct coordinator *c) {
     } else {
         QEP_TRY_GOTO(st, done, qep_run_prompt(o, &c->text, &c->prompt));
     }
+    if (!o->interactive)
+        QEP_TRY_GOTO(st, done, check_ids(&c->prompt, config->vocab_size));
     int64_t ctx = o->common.engine.ctx > 0 ? o->common.engine.ctx : config->max_position_embeddings;
     if ((int64_t)c->prompt.count > ctx)
         st = qep_fail(QEP_ERR_USAGE, "the prompt has %zu tokens, the context (--ctx) holds %lld",

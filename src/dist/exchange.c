@@ -521,8 +521,10 @@ enum qep_status qep_exchange_move(struct qep_exchange *ex, const struct qep_exch
     size_t bytes = (size_t)ex->hidden_size * 4;
     *num_out = qep_exchange_num_local(ex, rows, layer + 1);
     *rows_out = rows_in;
+    /* A rank without rows would run ahead to the head and wait there for whole layers of others: a
+     * long step would look like a stall to its watchdog. */
     if (!any_row_moves(ex, rows, layer))
-        return QEP_OK;
+        return rows->decode ? QEP_OK : qep_comm_barrier(ex->comm);
     QEP_TRY(reserve(&ex->next_base, (size_t)*num_out, bytes));
     QEP_TRY(move_rows(ex, rows, layer, bytes, (const char *)rows_in, ex->next_base.data));
     *rows_out = ex->next_base.data;

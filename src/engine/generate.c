@@ -43,6 +43,10 @@ static enum qep_status check(const struct qep_engine *engine,
 static enum qep_status prefill(struct generation *g) {
     const struct qep_generate_request *r = g->req;
     for (int32_t pos = 0; pos < r->num_prompt;) {
+        if (qep_drain_requested()) {
+            g->res->finish = QEP_FINISH_INTERRUPTED;
+            return QEP_OK;
+        }
         int32_t left = r->num_prompt - pos, n = left < r->prefill_chunk ? left : r->prefill_chunk;
         const struct qep_plan_span span = {.position = pos,
                                            .num_rows = n,
@@ -136,7 +140,8 @@ enum qep_status qep_generate(struct qep_engine *engine, const struct qep_generat
     QEP_TRY_GOTO(st, done, prefill(&g));
     double prefilled = qep_now_s();
     result->prefill_s = prefilled - start;
-    QEP_TRY_GOTO(st, done, decode(&g, start));
+    if (result->finish != QEP_FINISH_INTERRUPTED)
+        QEP_TRY_GOTO(st, done, decode(&g, start));
     result->decode_s = qep_now_s() - prefilled;
 done:
     qep_sampler_destroy(g.sampler);

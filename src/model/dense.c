@@ -25,6 +25,7 @@ enum qep_status model_dense(struct qep_model *m, int32_t layer) {
     size_t row_bytes = (size_t)m->config->hidden_size * 4;
     void *hidden = m->scratch[SCRATCH_HIDDEN].data, *host = NULL;
     const float *moved = NULL;
+    qep_watchdog_stamp(m->dog, "mlp", layer, m->step);
     if (n > 0)
         QEP_TRY(mlp(m, layer, hidden, n));
     if (m->comm->num_ranks == 1)

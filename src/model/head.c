@@ -11,7 +11,7 @@
 
 #define OPS (m->be->ops)
 
-enum { SLICE_ROWS = 64 };
+enum { SLICE_ROWS = 16 };
 
 /* One slice of wanted rows, known to all ranks. */
 struct slice {
@@ -159,6 +159,7 @@ static enum qep_status run_slice(struct qep_model *m, struct slice *s, qep_logit
     void *rows, *mine, *joined;
     if (s->n == 0)
         return QEP_OK;
+    qep_watchdog_stamp(m->dog, "head", -1, m->step);
     order_slice(m, s);
     QEP_TRY(share_rows(m, s, row_bytes, &rows));
     QEP_TRY(local_logits(m, s->n, row_bytes, rows, &mine));
@@ -172,7 +173,6 @@ static enum qep_status run_slice(struct qep_model *m, struct slice *s, qep_logit
 enum qep_status model_head(struct qep_model *m, qep_logits_fn *on_logits, void *ctx) {
     struct slice s = {.n = 0};
     double t0 = qep_now_s();
-    qep_watchdog_stamp(m->dog, "head", -1, m->step);
     for (int32_t i = 0; i < m->phase.num_spans; i++) {
         const struct qep_plan_span *span = &m->phase.spans[i];
         int32_t first = span->logits == QEP_LOGITS_ALL ? 0 : span->num_rows - 1;

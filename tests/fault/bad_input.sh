@@ -209,8 +209,9 @@ check 1 74 'write failed' bash -c 'limited "$exe" convert --from "$hf" --to "$wo
 # shellcheck disable=SC2016
 [ $have_mpi = 0 ] || { rm -rf "$work/full"; check 4 74 'write failed' bash -c 'limited "$exe" convert --from "$hf" --to "$work/full" --recipe bf16 --jobs 1'; }
 name=stdout-full
+[ -c /dev/full ] || echo "no /dev/full here: writing to a full stdout not tried"
 # shellcheck disable=SC2016
-check 1 74 'stdout' bash -c '"$exe" run --model "$work/good" --prompt hi --max-new-tokens 4 --quiet >/dev/full'
+[ ! -c /dev/full ] || check 1 74 'stdout' bash -c '"$exe" run --model "$work/good" --prompt hi --max-new-tokens 4 --quiet >/dev/full'
 
 # --- fine after all: ill-formed UTF-8 is read as U+FFFD; NaN weights are taken when asked
 if "$exe" run --model "$work/good" --max-new-tokens 2 --prompt $'caf\351 \377' >/dev/null 2>&1; then passed=$((passed + 1)); else failed=$((failed + 1)); echo "FAILED: ill-formed UTF-8 prompt refused"; fi
