@@ -146,7 +146,8 @@ static void stall_all(void) {
 
 START_TEST(only_the_lowest_rank_speaks) {
     char text[1000];
-    ck_assert_int_eq(run_child(stall_all, text, sizeof text), 75);
+    int code = run_child(stall_all, text, sizeof text);
+    ck_assert_msg(code == 75, "exit code %d: %s", code, text);
     ck_assert_str_eq(text, "qwen-ep: rank 0: no progress for 0.3 s in combine, layer 1, step 2\n");
 }
 END_TEST
