@@ -90,8 +90,8 @@ static void *watch(void *arg) {
         }
         last_s = now_s;
         if (still_s >= dog->deadline_s) {
-            fire(dog);
-            return NULL;
+            fire(dog); /* returns only where another rank of this process speaks */
+            still_s = 0.0;
         }
     }
     return NULL;
