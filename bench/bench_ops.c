@@ -55,7 +55,7 @@ static void bench_attention(struct qep_backend *be, int32_t rows, int32_t positi
     char *memory = must_alloc(num_blocks * bytes);
     void **blocks = must_alloc(1024 * sizeof *blocks);
     struct qep_span span = {0, rows, 0, position, rows == 1};
-    struct qep_batch batch = {rows, 1, &span};
+    struct qep_batch batch = qep_batch_of(rows, 1, &span, NULL);
     for (size_t i = 0; i < num_blocks; i++)
         blocks[i] = memory + i * bytes;
     for (int warm = 0; warm < 2; warm++) {
@@ -96,7 +96,7 @@ static void bench_delta(struct qep_backend *be, int32_t rows) {
             start = qep_now_s();
         for (int i = 0; i < (rows == 1 ? SLOTS : 2); i++) {
             struct qep_span span = {0, rows, i, 0, rows == 1};
-            struct qep_batch batch = {rows, 1, &span};
+            struct qep_batch batch = qep_batch_of(rows, 1, &span, NULL);
             if (pass < 2)
                 be->ops->delta_conv(be, d, &batch, conv, qkv, w, conv_state);
             else

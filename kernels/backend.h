@@ -26,6 +26,7 @@ extern "C" {
 #endif
 
 struct qep_team;
+struct qep_device_ops;
 struct qep_weight; /* a repacked weight matrix [rows, cols], owned by its backend */
 
 /* Activation rows as matmuls consume them (and as ranks exchange them). One row is
@@ -66,10 +67,28 @@ struct qep_span {
     int32_t decode;   /* 1: decode arithmetic (recurrent DeltaNet), 0: prefill (chunked) */
 };
 
+/* The rows of one call. All spans are of one kind. dev_spans is the same array in device memory;
+ * the cuda backend takes the contents of decode spans from there alone, so that a captured graph
+ * replays with other slots and positions: a decode span of slot -1 is padding (its outputs are
+ * zero, it changes no state), and max_end bounds what the device may find. */
 struct qep_batch {
     int32_t num_rows, num_spans;
-    const struct qep_span *spans; /* ascending row0, covering all rows */
+    const struct qep_span *spans;     /* ascending row0, covering all rows */
+    const struct qep_span *dev_spans; /* dev [num_spans] */
+    int32_t max_end;                  /* >= position + num_rows of every span */
 };
+
+/* dev_spans == NULL: a host backend, whose device memory is the host's. */
+static inline struct qep_batch qep_batch_of(int32_t num_rows, int32_t num_spans,
+                                            const struct qep_span *spans,
+                                            const struct qep_span *dev_spans) {
+    struct qep_batch batch = {num_rows, num_spans, spans, dev_spans ? dev_spans : spans, 0};
+    for (int32_t i = 0; i < num_spans; i++) {
+        int32_t end = spans[i].position + spans[i].num_rows;
+        batch.max_end = end > batch.max_end ? end : batch.max_end;
+    }
+    return batch;
+}
 
 struct qep_attention_dims {
     int32_t num_heads, num_kv_heads, head_dim, rotary_dim;
@@ -96,6 +115,7 @@ struct qep_expert_args {
     const struct qep_weight *const *gate_up; /* each [2 * I, H]: gate rows, then up rows */
     const struct qep_weight *const *down;    /* each [H, I] */
     int32_t hidden_size, intermediate_size;
+    int32_t decode; /* 1: decode arithmetic */
 };
 
 /* Sums along the expert-id tree: output o = base[o] (skipped when base == NULL) + tree of the
@@ -133,7 +153,7 @@ struct qep_backend_ops {
     bool (*supports)(const struct qep_backend *be, enum qep_weight_type weight,
                      enum qep_act_type act);
 
-    /* out[n, cols] = weight[ids[i], :]; ids are host memory. */
+    /* out[n, cols] = weight[ids[i], :]; ids [n] dev, a negative one gives a row of zeros. */
     enum qep_status (*embed)(struct qep_backend *be, float *out, const struct qep_weight *weight,
                              const int32_t *ids, int32_t n);
     /* out = x * rsqrt(mean(x^2) + eps) * w, rows of cols; w already holds the 1 of unit-offset
@@ -143,10 +163,11 @@ struct qep_backend_ops {
     /* f32 rows [n, cols] -> activation rows at out + i * row_stride. */
     enum qep_status (*act_convert)(struct qep_backend *be, void *out, size_t row_stride,
                                    enum qep_act_type type, const float *x, int32_t n, int32_t cols);
-    /* out[n, rows] = act[n, cols] x weight[rows, cols]^T. */
+    /* out[n, rows] = act[n, cols] x weight[rows, cols]^T. decode: 1 for the decode arithmetic (few
+     * rows, K split by shape); bits may differ between the two, never with n. */
     enum qep_status (*matmul)(struct qep_backend *be, float *out, const void *act,
                               size_t row_stride, enum qep_act_type type,
-                              const struct qep_weight *weight, int32_t n);
+                              const struct qep_weight *weight, int32_t n, int32_t decode);
     /* y += x, count floats. */
     enum qep_status (*add)(struct qep_backend *be, float *y, const float *x, size_t count);
     /* y[i, :] += sigmoid(gate[i]) * x[i, :]. */
@@ -160,8 +181,8 @@ struct qep_backend_ops {
      * and v [n, kv_heads, head_dim]; q_norm, k_norm [head_dim] f32 with the 1 added. attention_kv:
      * RMSNorm of k, RoPE, and K and V written at (slot, position). attention: RMSNorm + RoPE of q,
      * softmax over positions 0..p of the slot, out[n, heads, head_dim] = attention * sigmoid(gate).
-     * attention_kv of the same rows comes first. blocks: block table [slots, max_blocks] of device
-     * pointers, see enum qep_kv_type. */
+     * attention_kv of the same rows comes first. blocks: dev block table [slots, max_blocks] of
+     * device pointers, see enum qep_kv_type. */
     enum qep_status (*attention_kv)(struct qep_backend *be, const struct qep_attention_dims *dims,
                                     const struct qep_batch *batch, const float *k, const float *v,
                                     const float *k_norm, void *const *blocks);
@@ -206,6 +227,7 @@ struct qep_backend_ops {
 
 struct qep_backend {
     const struct qep_backend_ops *ops;
+    const struct qep_device_ops *device; /* kernels/device_ops.h; NULL for host backends */
     const char *isa; /* the kernels chosen: "c" for reference, baseline / avx2 / avx512 for cpu */
 };
 
@@ -216,6 +238,22 @@ enum qep_status qep_backend_reference_create(struct qep_backend **out);
  * QEP_ERR_USAGE for an unknown name, QEP_ERR_UNAVAILABLE for one this CPU lacks. */
 enum qep_status qep_backend_cpu_create(struct qep_team *team, const char *isa,
                                        struct qep_backend **out);
+
+/* A CUDA device. QEP_ERR_UNAVAILABLE, naming the reason: a build without CUDA, no device, a driver
+ * too old for the toolkit, a device below sm_80. device: ordinal among the visible ones, or -1: the
+ * rank's local number modulo their count. team (borrowed, may be NULL) is for loading. */
+enum qep_status qep_backend_cuda_create(struct qep_team *team, int device, int local_rank,
+                                        struct qep_backend **out);
+
+/* What start-up needs to know before a backend exists: false without a usable device. */
+struct qep_cuda_device {
+    char name[64];
+    char uuid[40];
+    int compute_capability; /* 80, 90, ... */
+    uint64_t total_bytes, free_bytes;
+};
+bool qep_cuda_present(void);
+enum qep_status qep_backend_cuda_device(const struct qep_backend *be, struct qep_cuda_device *out);
 
 /* ISA levels for the agreement between ranks: index into the ascending list baseline, avx2, avx512.
  */

@@ -8,13 +8,20 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline uint32_t qep_float_bits(float value) {
+/* Also device code, compiled without contraction as everywhere. */
+#ifdef __CUDACC__
+#define QEP_HD static __host__ __device__ __forceinline__
+#else
+#define QEP_HD static inline
+#endif
+
+QEP_HD uint32_t qep_float_bits(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
 }
 
-static inline float qep_float_from_bits(uint32_t bits) {
+QEP_HD float qep_float_from_bits(uint32_t bits) {
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
@@ -23,16 +30,16 @@ static inline float qep_float_from_bits(uint32_t bits) {
 /* 1.5 * 2^23: adding it to |x| < 2^22 rounds x to an integer (half to even) in the low bits. */
 #define QEP_ROUND_MAGIC 12582912.0f
 
-static inline int32_t qep_round_even_int(float x) {
+QEP_HD int32_t qep_round_even_int(float x) {
     return (int32_t)(qep_float_bits(x + QEP_ROUND_MAGIC) - 0x4b400000u);
 }
 
 /* 2^n for n in [-126, 127]. */
-static inline float qep_pow2i(int32_t n) {
+QEP_HD float qep_pow2i(int32_t n) {
     return qep_float_from_bits((uint32_t)(n + 127) << 23);
 }
 
-static inline float qep_expf(float x) {
+QEP_HD float qep_expf(float x) {
     /* Beyond these bounds the result is 0 or inf anyway; NaN passes both tests. */
     x = x < -104.0f ? -104.0f : x;
     x = x > 89.0f ? 89.0f : x;
@@ -57,7 +64,7 @@ static inline float qep_expf(float x) {
 }
 
 /* Natural logarithm of a normal positive x (subnormal x counts as 2^-126), inf or NaN. */
-static inline float qep_logf(float x) {
+QEP_HD float qep_logf(float x) {
     float tiny = 1.17549435e-38f;
     float v = x < tiny ? tiny : x;
     /* v = m * 2^e with m in [sqrt(1/2), sqrt(2)). */
@@ -82,24 +89,24 @@ static inline float qep_logf(float x) {
 }
 
 /* log(1 + u) for u in [0, 1]. */
-static inline float qep_log1p_unit(float u) {
+QEP_HD float qep_log1p_unit(float u) {
     float y = 1.0f + u;
     /* What rounding took from 1 + u comes back to first order. */
     return qep_logf(y) + (u - (y - 1.0f)) / y;
 }
 
-static inline float qep_sigmoidf(float x) {
+QEP_HD float qep_sigmoidf(float x) {
     return 1.0f / (1.0f + qep_expf(-x));
 }
 
-static inline float qep_siluf(float x) {
+QEP_HD float qep_siluf(float x) {
     /* The bound makes the limit at -inf -0 rather than NaN. */
     float bounded = x < -1e30f ? -1e30f : x;
     return bounded / (1.0f + qep_expf(-x));
 }
 
 /* log(1 + exp(x)); x itself from 20 on, as torch has it (equal in fp32). */
-static inline float qep_softplusf(float x) {
+QEP_HD float qep_softplusf(float x) {
     float magnitude = x < 0.0f ? -x : x;
     float u = qep_expf(-magnitude);
     float positive = x > 0.0f ? x : 0.0f;

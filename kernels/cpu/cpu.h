@@ -127,7 +127,8 @@ enum qep_status CPU(rms_norm)(struct qep_backend *be, float *out, const float *x
 enum qep_status CPU(act_convert)(struct qep_backend *be, void *out, size_t row_stride,
                                  enum qep_act_type type, const float *x, int32_t n, int32_t cols);
 enum qep_status CPU(matmul)(struct qep_backend *be, float *out, const void *act, size_t row_stride,
-                            enum qep_act_type type, const struct qep_weight *weight, int32_t n);
+                            enum qep_act_type type, const struct qep_weight *weight, int32_t n,
+                            int32_t decode);
 enum qep_status CPU(add)(struct qep_backend *be, float *y, const float *x, size_t count);
 enum qep_status CPU(gated_add)(struct qep_backend *be, float *y, const float *x, const float *gate,
                                int32_t n, int32_t cols);

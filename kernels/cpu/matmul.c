@@ -319,7 +319,9 @@ static void matmul_part(void *arg, int thread_idx, int num_threads) {
 }
 
 enum qep_status CPU(matmul)(struct qep_backend *be, float *out, const void *act, size_t row_stride,
-                            enum qep_act_type type, const struct qep_weight *weight, int32_t n) {
+                            enum qep_act_type type, const struct qep_weight *weight, int32_t n,
+                            int32_t decode) {
+    (void)decode;
     struct cpu_arena arena;
     struct matmul_job job = {.weight = weight,
                              .type = type,

@@ -219,8 +219,12 @@ enum qep_status cpu_embed(struct qep_backend *be, float *out, const struct qep_w
                           const int32_t *ids, int32_t n) {
     (void)be;
     for (int32_t i = 0; i < n; i++) {
-        assert(ids[i] >= 0 && ids[i] < weight->rows);
-        unpack_row(weight, (size_t)ids[i], out + (size_t)i * (size_t)weight->cols);
+        float *row = out + (size_t)i * (size_t)weight->cols;
+        assert(ids[i] < weight->rows);
+        if (ids[i] < 0)
+            memset(row, 0, (size_t)weight->cols * sizeof *row);
+        else
+            unpack_row(weight, (size_t)ids[i], row);
     }
     return QEP_OK;
 }

@@ -112,14 +112,20 @@ enum qep_status ref_embed(struct qep_backend *be, float *out, const struct qep_w
                           const int32_t *ids, int32_t n) {
     (void)be;
     for (int32_t i = 0; i < n; i++) {
-        assert(ids[i] >= 0 && ids[i] < weight->rows);
-        ref_weight_row(weight, ids[i], out + (size_t)i * (size_t)weight->cols);
+        float *row = out + (size_t)i * (size_t)weight->cols;
+        assert(ids[i] < weight->rows);
+        if (ids[i] < 0)
+            memset(row, 0, (size_t)weight->cols * sizeof *row);
+        else
+            ref_weight_row(weight, ids[i], row);
     }
     return QEP_OK;
 }
 
 enum qep_status ref_matmul(struct qep_backend *be, float *out, const void *act, size_t row_stride,
-                           enum qep_act_type type, const struct qep_weight *weight, int32_t n) {
+                           enum qep_act_type type, const struct qep_weight *weight, int32_t n,
+                           int32_t decode) {
+    (void)decode;
     float *row = NULL;
     assert(type == QEP_ACT_F32);
     (void)type;

@@ -41,7 +41,8 @@ enum qep_status ref_rms_norm(struct qep_backend *be, float *out, const float *x,
 enum qep_status ref_act_convert(struct qep_backend *be, void *out, size_t row_stride,
                                 enum qep_act_type type, const float *x, int32_t n, int32_t cols);
 enum qep_status ref_matmul(struct qep_backend *be, float *out, const void *act, size_t row_stride,
-                           enum qep_act_type type, const struct qep_weight *weight, int32_t n);
+                           enum qep_act_type type, const struct qep_weight *weight, int32_t n,
+                           int32_t decode);
 enum qep_status ref_add(struct qep_backend *be, float *y, const float *x, size_t count);
 enum qep_status ref_gated_add(struct qep_backend *be, float *y, const float *x, const float *gate,
                               int32_t n, int32_t cols);

@@ -13,7 +13,7 @@ enum qep_status model_attention(struct qep_model *m, int32_t layer, float *hidde
     for (int32_t i = 0; i < batch->num_spans; i++)
         QEP_TRY(qep_cache_reserve(m->cache, layer, batch->spans[i].slot,
                                   batch->spans[i].position + batch->spans[i].num_rows));
-    void *const *blocks = m->cache->layers[layer].blocks;
+    void *const *blocks = m->cache->layers[layer].dev_blocks;
     QEP_TRY(model_scratch(m, SCRATCH_NORMED, (size_t)n * (size_t)c->hidden_size, 4, &normed));
     QEP_TRY(model_scratch(m, SCRATCH_MIXED, (size_t)n * (size_t)mixed_cols, 4, &mixed));
     QEP_TRY(OPS->rms_norm(m->be, normed, hidden, w->input_layernorm, n, c->hidden_size,

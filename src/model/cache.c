@@ -39,6 +39,9 @@ static enum qep_status create_layer(struct qep_cache *cache, int32_t layer) {
     }
     QEP_TRY(qep_calloc(slots * (size_t)cache->max_blocks, sizeof(void *), "KV block table", &mem));
     lc->blocks = mem;
+    QEP_TRY(alloc_dev(cache, slots * (size_t)cache->max_blocks * sizeof(void *), "KV block table",
+                      &mem));
+    lc->dev_blocks = mem;
     QEP_TRY(qep_calloc(slots, sizeof(int32_t), "KV block table", &mem));
     lc->num_blocks = mem;
     return QEP_OK;
@@ -84,6 +87,7 @@ void qep_cache_destroy(struct qep_cache *cache) {
                                      lc->blocks[(size_t)s * (size_t)cache->max_blocks + (size_t)b]);
         cache->be->ops->free(cache->be, lc->conv_state);
         cache->be->ops->free(cache->be, lc->recurrent_state);
+        cache->be->ops->free(cache->be, lc->dev_blocks);
         free(lc->blocks);
         free(lc->num_blocks);
     }
@@ -127,7 +131,10 @@ enum qep_status qep_cache_reserve(struct qep_cache *cache, int32_t layer, int32_
     size_t slot = (size_t)local_slot;
     int32_t needed = (end + QEP_KV_BLOCK - 1) / QEP_KV_BLOCK;
     assert(needed <= cache->max_blocks);
-    void **blocks = lc->blocks + slot * (size_t)cache->max_blocks;
+    size_t row = slot * (size_t)cache->max_blocks, had = (size_t)lc->num_blocks[slot];
+    void **blocks = lc->blocks + row;
+    if (lc->num_blocks[slot] >= needed)
+        return QEP_OK;
     while (lc->num_blocks[slot] < needed) {
         void *block = NULL;
         if (cache->num_free > 0)
@@ -139,5 +146,6 @@ enum qep_status qep_cache_reserve(struct qep_cache *cache, int32_t layer, int32_
                               "KV block", &block));
         blocks[lc->num_blocks[slot]++] = block;
     }
-    return QEP_OK;
+    return cache->be->ops->upload(cache->be, lc->dev_blocks + row + had, blocks + had,
+                                  ((size_t)needed - had) * sizeof(void *));
 }

@@ -11,7 +11,8 @@
 struct qep_layer_cache {
     float *conv_state;      /* dev [local slots, C, K - 1]; NULL unless DeltaNet and owned */
     float *recurrent_state; /* dev [local slots, value heads, key dim, value dim] likewise */
-    void **blocks; /* [local slots, max_blocks] dev pointers; NULL unless attention and owned */
+    void **blocks;     /* [local slots, max_blocks] dev pointers; NULL unless attention and owned */
+    void **dev_blocks; /* the same table in device memory */
     int32_t *num_blocks; /* [local slots] blocks in use */
 };
 

@@ -74,7 +74,7 @@ enum qep_status model_linear(struct qep_model *m, const struct qep_linear *lin, 
     QEP_TRY(model_scratch(m, id, (size_t)n * (size_t)lin->rows, 4, &dev));
     *out = dev;
     return OPS->matmul(m->be, *out, act, qep_act_row_bytes(lin->act, lin->cols), lin->act,
-                       lin->weight, n);
+                       lin->weight, n, m->phase.rows.decode);
 }
 
 enum qep_status qep_model_create(struct qep_comm *comm, struct qep_backend *be,
@@ -159,12 +159,30 @@ static enum qep_status reset_slots(struct qep_model *m, const struct qep_plan *p
 
 static enum qep_status embed(struct qep_model *m) {
     int32_t n = m->phase.local.num_rows;
-    void *hidden;
+    void *hidden, *ids;
     if (n == 0)
         return QEP_OK;
+    QEP_TRY(model_scratch(m, SCRATCH_IDS, (size_t)n, sizeof(int32_t), &ids));
+    QEP_TRY(OPS->upload(m->be, ids, m->phase.local_ids, (size_t)n * sizeof(int32_t)));
     QEP_TRY(
         model_scratch(m, SCRATCH_HIDDEN, (size_t)n * (size_t)m->config->hidden_size, 4, &hidden));
-    return OPS->embed(m->be, hidden, m->weights->embed_tokens.weight, m->phase.local_ids, n);
+    return OPS->embed(m->be, hidden, m->weights->embed_tokens.weight, ids, n);
+}
+
+/* The local spans in device memory. A rank owns either the same rows of every layer or, of a layer
+ * block, all rows: one upload serves the phase. */
+static enum qep_status upload_spans(struct qep_model *m) {
+    struct phase *ph = &m->phase;
+    size_t bytes = (size_t)ph->local.num_spans * sizeof *ph->local_spans;
+    void *dev;
+    if (ph->local.num_spans == 0)
+        return QEP_OK;
+    QEP_TRY(model_scratch(m, SCRATCH_SPANS, bytes, 1, &dev));
+    if (!ph->spans_uploaded)
+        QEP_TRY(OPS->upload(m->be, dev, ph->local_spans, bytes));
+    ph->spans_uploaded = true;
+    ph->local.dev_spans = dev;
+    return QEP_OK;
 }
 
 static enum qep_status run_layer(struct qep_model *m, int32_t layer) {
@@ -186,6 +204,7 @@ static enum qep_status run_phase(struct qep_model *m, const struct qep_plan *pla
         return QEP_OK;
     for (int32_t l = 0; l < m->config->num_hidden_layers; l++) {
         QEP_TRY(phase_take_layer(&m->phase, m->placement, m->comm->rank, l, plan));
+        QEP_TRY(upload_spans(m));
         if (l == 0)
             QEP_TRY(embed(m));
         QEP_TRY(run_layer(m, l));

@@ -6,6 +6,8 @@
 
 /* Device scratch, reused from layer to layer; each id is one growing block. */
 enum scratch_id {
+    SCRATCH_IDS,
+    SCRATCH_SPANS,
     SCRATCH_HIDDEN,
     SCRATCH_NEXT,
     SCRATCH_NORMED,
@@ -69,6 +71,7 @@ struct phase {
     struct qep_span *local_spans;
     int32_t *local_ids;
     struct qep_batch local;
+    bool spans_uploaded;
     size_t span_cap[2], row_cap[3]; /* of the arrays above, in order of kind */
 };
 

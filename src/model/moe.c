@@ -110,7 +110,8 @@ static enum qep_status run_experts(struct qep_model *m, int32_t layer, const voi
                                              (const struct qep_weight *const *)w->expert_gate_up,
                                          .down = (const struct qep_weight *const *)w->expert_down,
                                          .hidden_size = m->config->hidden_size,
-                                         .intermediate_size = m->config->moe_intermediate_size};
+                                         .intermediate_size = m->config->moe_intermediate_size,
+                                         .decode = m->phase.rows.decode};
     QEP_TRY(OPS->experts(m->be, &args, expert_out)); /* [num_items, H] */
     const struct qep_tree_args tree = {.src = expert_out,
                                        .num_out = items->num_partials,

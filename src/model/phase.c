@@ -14,6 +14,7 @@ enum qep_status phase_build(struct phase *ph, const struct qep_plan *plan, int32
     QEP_TRY(qep_grow((void **)&ph->local_ids, &ph->row_cap[2], rows, sizeof(int32_t), "phase"));
     ph->num_spans = 0;
     ph->num_rows = 0;
+    ph->spans_uploaded = false;
     for (int32_t i = 0; i < plan->num_spans; i++) {
         const struct qep_plan_span *span = &plan->spans[i];
         if (span->decode != decode)
@@ -45,7 +46,7 @@ enum qep_status phase_take_layer(struct phase *ph, const struct qep_placement *p
         for (int32_t r = 0; r < span->num_rows; r++)
             ph->local_ids[rows++] = plan->ids[ph->plan_row[span->row0 + r]];
     }
-    ph->local = (struct qep_batch){.num_rows = rows, .num_spans = spans, .spans = ph->local_spans};
+    ph->local = qep_batch_of(rows, spans, ph->local_spans, NULL);
     return QEP_OK;
 }
 

@@ -160,7 +160,7 @@ static void run_sequence(struct qep_backend *be, const struct qep_attention_dims
     for (int32_t i = 0; i < in->n; i += span) {
         int32_t rows = in->n - i < span ? in->n - i : span;
         struct qep_span s = {0, rows, slot, i, span == 1};
-        struct qep_batch batch = {rows, 1, &s};
+        struct qep_batch batch = qep_batch_of(rows, 1, &s, NULL);
         run_spans(be, d, in, &batch, (size_t)i, cache, out);
     }
 }
@@ -231,7 +231,7 @@ START_TEST(attention_slots_are_reused_and_do_not_meet) {
     for (int v = 0; v < num_variants; v++) {
         struct cache cache, fresh;
         const struct qep_span spans[] = {{0, 1, 0, OLD, 1}, {1, ROWS, 2, 0, 0}};
-        const struct qep_batch batch = {1 + ROWS, 2, spans};
+        const struct qep_batch batch = qep_batch_of(1 + ROWS, 2, spans, NULL);
         cache_init(&cache, &d);
         cache_init(&fresh, &d);
         run_sequence(variants[v].be, &d, &in, 0, 64, &fresh, alone);

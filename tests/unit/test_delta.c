@@ -134,7 +134,7 @@ static void run_delta(struct qep_backend *be, const struct qep_delta_dims *d,
     for (int32_t i = 0; i < n; i += span) {
         int32_t rows = n - i < span ? n - i : span;
         struct qep_span s = {0, rows, 0, i, decode};
-        struct qep_batch batch = {rows, 1, &s};
+        struct qep_batch batch = qep_batch_of(rows, 1, &s, NULL);
         size_t row = (size_t)i;
         ck_assert_int_eq(be->ops->delta(be, d, &batch,
                                         out + row * heads * (size_t)d->value_head_dim,
@@ -206,7 +206,7 @@ START_TEST(delta_spans_do_not_meet) {
     enum { ROWS = 1 + 70 + 1 + 5 };
     const struct qep_span spans[] = {
         {0, 1, 2, 17, 1}, {1, 70, 0, 64, 0}, {71, 1, 3, 0, 1}, {72, 5, 1, 0, 0}};
-    const struct qep_batch batch = {ROWS, 4, spans};
+    const struct qep_batch batch = qep_batch_of(ROWS, 4, spans, NULL);
     struct inputs in = make_inputs(&rng, d, ROWS, MILD);
     size_t heads = (size_t)d->num_value_heads, out_row = heads * (size_t)d->value_head_dim;
     size_t states = 4 * state_floats(d), outs = ROWS * out_row;
@@ -220,7 +220,7 @@ START_TEST(delta_spans_do_not_meet) {
         be->ops->delta(be, d, &batch, out, in.qkv, in.a, in.b, in.A_log, in.dt_bias, state);
         for (int s = 0; s < 4; s++) {
             struct qep_span span = spans[s];
-            struct qep_batch one = {span.num_rows, 1, &span};
+            struct qep_batch one = qep_batch_of(span.num_rows, 1, &span, NULL);
             size_t row = (size_t)span.row0;
             span.row0 = 0;
             be->ops->delta(be, d, &one, alone + row * out_row, in.qkv + row * channels_of(d),
@@ -273,7 +273,8 @@ START_TEST(conv_matches_definition_and_carries_state) {
         struct qep_backend *be = variants[v].be;
         for (int32_t split = 1; split <= ROWS; split++) { /* rows of the first call */
             struct qep_span a = {0, split, 1, 0, 0}, b = {0, ROWS - split, 1, split, 0};
-            struct qep_batch first_call = {split, 1, &a}, second = {ROWS - split, 1, &b};
+            struct qep_batch first_call = qep_batch_of(split, 1, &a, NULL),
+                             second = qep_batch_of(ROWS - split, 1, &b, NULL);
             memcpy(state, start, 2 * channels * past * 4);
             be->ops->delta_conv(be, d, &first_call, got, x, w, state);
             if (split < ROWS)

@@ -43,8 +43,8 @@ static void check_rows_alone(struct qep_backend *be, const struct qep_weight *w,
                              size_t stride, const float *batch, const char *what) {
     float *alone = must_alloc((size_t)s->rows * sizeof *alone);
     for (int32_t i = 0; i < s->n; i++) {
-        ck_assert_int_eq(be->ops->matmul(be, alone, acts + (size_t)i * stride, stride, act, w, 1),
-                         QEP_OK);
+        ck_assert_int_eq(
+            be->ops->matmul(be, alone, acts + (size_t)i * stride, stride, act, w, 1, 0), QEP_OK);
         assert_same_bits(alone, batch + (size_t)i * (size_t)s->rows,
                          (size_t)s->rows * sizeof *alone, what);
     }
@@ -71,11 +71,11 @@ static void check_matmul(struct rng *rng, const struct shape *s, enum qep_weight
             for (size_t i = 0; i < n; i++)
                 decode_act_row(act, acts + i * stride, s->cols, plain + i * cols);
             ck_assert_int_eq(
-                be->ops->matmul(be, want, plain, cols * sizeof *plain, QEP_ACT_F32, w, s->n),
+                be->ops->matmul(be, want, plain, cols * sizeof *plain, QEP_ACT_F32, w, s->n, 0),
                 QEP_OK);
         } else {
             ck_assert(be->ops->supports(be, type, act));
-            ck_assert_int_eq(be->ops->matmul(be, got, acts, stride, act, w, s->n), QEP_OK);
+            ck_assert_int_eq(be->ops->matmul(be, got, acts, stride, act, w, s->n, 0), QEP_OK);
             assert_close(got, want, outs, 1e-5, what);
             if (first == NULL)
                 check_rows_alone(be, w, s, act, acts, stride, got, what);
@@ -123,7 +123,7 @@ START_TEST(matmul_takes_extreme_int8) {
         struct qep_weight *w = upload(be, &host);
         char act[256];
         be->ops->act_convert(be, act, sizeof act, QEP_ACT_INT8, x, 1, COLS);
-        be->ops->matmul(be, out, act, sizeof act, QEP_ACT_INT8, w, 1);
+        be->ops->matmul(be, out, act, sizeof act, QEP_ACT_INT8, w, 1, 0);
         for (int r = 0; r < ROWS; r++) {
             double want = 0.0;
             for (int c = 0; c < COLS; c++)

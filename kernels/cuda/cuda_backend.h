@@ -1,0 +1,123 @@
+/* What the files of the CUDA backend share. C and C++; the kernels' launchers are extern "C" and
+ * take a stream. */
+#ifndef QEP_KERNELS_CUDA_BACKEND_H
+#define QEP_KERNELS_CUDA_BACKEND_H
+
+#include "kernels/backend.h"
+
+#ifdef QEP_CUDA_EMU
+#include "cuda_emu/runtime.h" /* the runtime API's names over the emulator */
+#else
+#include <cuda_runtime_api.h>
+#endif
+
+#include <pthread.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Workspaces that grow (never during capture) and stay; contents do not survive the op. */
+enum cuda_workspace {
+    CUDA_WS_MATMUL,
+    CUDA_WS_EXPERT_HIDDEN,
+    CUDA_WS_EXPERT_MAP,
+    CUDA_WS_EXPERT_OUT,
+    CUDA_WS_EXPERT_TABLE,
+    CUDA_WS_ATTENTION,
+    CUDA_WS_DELTA,
+    CUDA_WS_TREE,
+    CUDA_WS_COUNT
+};
+
+struct cuda_backend {
+    struct qep_backend base;
+    int device;
+    int num_sms;
+    int compute_capability; /* 80, 90, ... */
+    cudaStream_t stream;    /* of all ops, in call order */
+    cudaStream_t copy_stream; /* of download_async; NULL until the first one */
+    bool capturing;
+    struct {
+        void *data;
+        size_t bytes;
+    } workspace[CUDA_WS_COUNT];
+    char isa[16]; /* sm_80, sm_90, emulator */
+    struct cuda_pool *pool;
+    struct cuda_staging *staging;
+    pthread_mutex_t lock; /* alloc, upload and weight_create come from several threads */
+};
+
+static inline struct cuda_backend *cuda_backend_of(struct qep_backend *be) {
+    return (struct cuda_backend *)be;
+}
+
+/* QEP_OK, or QEP_ERR_UNAVAILABLE naming `what` (the op or call) and CUDA's own words. */
+enum qep_status cuda_check(cudaError_t error, const char *what);
+
+/* At least `bytes` of workspace `id`, 256-byte aligned. QEP_ERR_BUG when it would have to grow
+ * during capture. */
+enum qep_status cuda_reserve(struct cuda_backend *be, enum cuda_workspace id, size_t bytes,
+                             void **dev);
+
+/* The table's entries, by file. */
+/* memory.c */
+enum qep_status cuda_alloc(struct qep_backend *be, size_t bytes, const char *what, void **dev);
+void cuda_free(struct qep_backend *be, void *dev);
+enum qep_status cuda_upload(struct qep_backend *be, void *dev, const void *host, size_t bytes);
+enum qep_status cuda_download(struct qep_backend *be, void *host, const void *dev, size_t bytes);
+enum qep_status cuda_zero(struct qep_backend *be, void *dev, size_t bytes);
+enum qep_status cuda_sync(struct qep_backend *be);
+/* weight.c, matmul.c */
+enum qep_status cuda_weight_create(struct qep_backend *be, const struct qep_host_weight *host,
+                                   struct qep_weight **out);
+void cuda_weight_destroy(struct qep_backend *be, struct qep_weight *weight);
+bool cuda_supports(const struct qep_backend *be, enum qep_weight_type weight,
+                   enum qep_act_type act);
+enum qep_status cuda_matmul(struct qep_backend *be, float *out, const void *act, size_t row_stride,
+                            enum qep_act_type type, const struct qep_weight *weight, int32_t n,
+                            int32_t decode);
+enum qep_status cuda_embed(struct qep_backend *be, float *out, const struct qep_weight *weight,
+                           const int32_t *ids, int32_t n);
+/* experts.c */
+enum qep_status cuda_experts(struct qep_backend *be, const struct qep_expert_args *args,
+                             float *out);
+enum qep_status cuda_tree_sum(struct qep_backend *be, const struct qep_tree_args *args, float *out);
+/* elementwise.c */
+enum qep_status cuda_rms_norm(struct qep_backend *be, float *out, const float *x, const float *w,
+                              int32_t n, int32_t cols, float eps);
+enum qep_status cuda_act_convert(struct qep_backend *be, void *out, size_t row_stride,
+                                 enum qep_act_type type, const float *x, int32_t n, int32_t cols);
+enum qep_status cuda_add(struct qep_backend *be, float *y, const float *x, size_t count);
+enum qep_status cuda_gated_add(struct qep_backend *be, float *y, const float *x, const float *gate,
+                               int32_t n, int32_t cols);
+enum qep_status cuda_swiglu(struct qep_backend *be, float *out, const float *gate, const float *up,
+                            int32_t n, int32_t cols);
+enum qep_status cuda_router_topk(struct qep_backend *be, int32_t *topk_idx, float *topk_weights,
+                                 const float *logits, int32_t n, int32_t num_experts,
+                                 int32_t top_k);
+/* attention.c */
+enum qep_status cuda_attention_kv(struct qep_backend *be, const struct qep_attention_dims *dims,
+                                  const struct qep_batch *batch, const float *k, const float *v,
+                                  const float *k_norm, void *const *blocks);
+enum qep_status cuda_attention(struct qep_backend *be, const struct qep_attention_dims *dims,
+                               const struct qep_batch *batch, float *out, const float *qg,
+                               const float *q_norm, void *const *blocks);
+/* deltanet.c */
+enum qep_status cuda_delta_conv(struct qep_backend *be, const struct qep_delta_dims *dims,
+                                const struct qep_batch *batch, float *out, const float *qkv,
+                                const float *weight, float *conv_state);
+enum qep_status cuda_delta(struct qep_backend *be, const struct qep_delta_dims *dims,
+                           const struct qep_batch *batch, float *out, const float *qkv,
+                           const float *a, const float *b, const float *A_log, const float *dt_bias,
+                           float *state);
+enum qep_status cuda_delta_norm(struct qep_backend *be, const struct qep_delta_dims *dims,
+                                float *out, const float *o, const float *z, const float *w,
+                                int32_t n);
+/* device_ops.c: the sub-table for device-resident routing, graphs and sampling */
+extern const struct qep_device_ops cuda_device_ops;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
