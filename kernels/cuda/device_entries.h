@@ -1,0 +1,42 @@
+/* The entries of the device table (device_ops.h), by file. */
+#ifndef QEP_KERNELS_CUDA_DEVICE_ENTRIES_H
+#define QEP_KERNELS_CUDA_DEVICE_ENTRIES_H
+
+#include "kernels/device_ops.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* sample.c */
+enum qep_status cuda_mark_seen(struct qep_backend *be, uint8_t *seen, int32_t slot,
+                               int32_t vocab_size, const int32_t *ids, int32_t n, uint8_t bits);
+enum qep_status cuda_sample_candidates(struct qep_backend *be, struct qep_row_candidates *out,
+                                       const float *logits, int32_t n, int32_t num_vocab,
+                                       int32_t first_id, int32_t vocab_size, int32_t num_ids,
+                                       const uint8_t *allowed, const uint8_t *seen,
+                                       const struct qep_device_draw *draws);
+enum qep_status cuda_sample_final(struct qep_backend *be, int32_t *tokens,
+                                  const struct qep_row_candidates *candidates, int32_t num_ranks,
+                                  int32_t n, int32_t vocab_size, int32_t num_ids, uint8_t *seen,
+                                  const struct qep_device_draw *draws);
+enum qep_status cuda_advance(struct qep_backend *be, struct qep_span *spans,
+                             struct qep_device_draw *draws, int32_t *ids, const int32_t *tokens,
+                             int32_t n);
+/* graph.c */
+enum qep_status cuda_host_alloc(struct qep_backend *be, size_t bytes, void **host);
+void cuda_host_free(struct qep_backend *be, void *host);
+enum qep_status cuda_event_create(struct qep_backend *be, struct qep_event **out);
+void cuda_event_destroy(struct qep_backend *be, struct qep_event *event);
+enum qep_status cuda_download_async(struct qep_backend *be, void *pinned, const void *dev,
+                                    size_t bytes, struct qep_event *done);
+enum qep_status cuda_event_wait(struct qep_backend *be, struct qep_event *event);
+enum qep_status cuda_capture_begin(struct qep_backend *be);
+enum qep_status cuda_capture_end(struct qep_backend *be, struct qep_graph **out);
+enum qep_status cuda_graph_launch(struct qep_backend *be, struct qep_graph *graph);
+void cuda_graph_destroy(struct qep_backend *be, struct qep_graph *graph);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
