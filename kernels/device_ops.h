@@ -2,8 +2,8 @@
  * steps on the device. Conventions as in backend.h: `dev` and all data arguments are device memory,
  * structs and the arrays marked host are host memory, ops run in call order on the backend's
  * stream and return before they are done. Everything but *_create, *_destroy, host_alloc,
- * download_async, event_wait and the graph calls may be captured. Limits (refused at load by cuda_limits): top_k <= 32, num_experts <=
- * 1024. */
+ * download_async, event_wait and the graph calls may be captured. Limits (refused at load by
+ * cuda_limits): top_k <= 32, num_experts <= 1024. */
 #ifndef QEP_KERNELS_DEVICE_OPS_H
 #define QEP_KERNELS_DEVICE_OPS_H
 
@@ -133,8 +133,8 @@ struct qep_device_ops {
     enum qep_status (*gather_rows)(struct qep_backend *be, void *out, const void *rows,
                                    size_t bytes, const int32_t *list, int32_t num);
 
-    /* seen[slot, ids[i]] |= bits for the ids of a sequence: those outside the vocabulary are skipped.
-     * A new sequence clears its row by ops->zero first. */
+    /* seen[slot, ids[i]] |= bits; ids dev [n], those outside the vocabulary are skipped. A new
+     * sequence clears its row by ops->zero first. seen is allocated to a multiple of 4 bytes. */
     enum qep_status (*mark_seen)(struct qep_backend *be, uint8_t *seen, int32_t slot,
                                  int32_t vocab_size, const int32_t *ids, int32_t n, uint8_t bits);
     /* Sampling. logits [n, num_vocab] are the ids [first_id, first_id + num_vocab); draws dev [n];

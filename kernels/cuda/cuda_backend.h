@@ -34,8 +34,8 @@ struct cuda_backend {
     struct qep_backend base;
     int device;
     int num_sms;
-    int compute_capability; /* 80, 90, ... */
-    cudaStream_t stream;    /* of all ops, in call order */
+    int compute_capability;   /* 80, 90, ... */
+    cudaStream_t stream;      /* of all ops, in call order */
     cudaStream_t copy_stream; /* of download_async; NULL until the first one */
     bool capturing;
     struct {
