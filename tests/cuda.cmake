@@ -1,0 +1,56 @@
+# Tests of the CUDA backend: the same programs over the emulator (label unit) and, in a build with
+# CUDA, on the device (label gpu).
+if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/cuda_emu/CMakeLists.txt)
+  add_subdirectory(cuda_emu)
+endif()
+
+# The backend's own sources over the emulator. They are linked as objects, before every library, so
+# that they take the place of qep_kernels_cuda.
+file(GLOB cuda_c CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.c)
+file(GLOB cuda_cu CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
+list(REMOVE_ITEM cuda_c ${CMAKE_SOURCE_DIR}/kernels/cuda/none.c)
+set(QEP_HAVE_CUDA_EMU OFF)
+if(TARGET qep_cuda_emu AND EXISTS ${CMAKE_SOURCE_DIR}/kernels/cuda/backend.c)
+  set(QEP_HAVE_CUDA_EMU ON)
+  set_source_files_properties(${cuda_cu} PROPERTIES LANGUAGE CXX)
+  add_library(qep_kernels_cuda_emu OBJECT ${cuda_c} ${cuda_cu})
+  target_compile_definitions(qep_kernels_cuda_emu PUBLIC QEP_CUDA_EMU)
+  target_include_directories(qep_kernels_cuda_emu PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
+  target_link_libraries(qep_kernels_cuda_emu PUBLIC qep_flags qep_base qep_cuda_emu)
+endif()
+
+# qep_link_cuda_emu(TARGET): the program runs the CUDA backend on the emulator.
+function(qep_link_cuda_emu target)
+  target_sources(${target} PRIVATE $<TARGET_OBJECTS:qep_kernels_cuda_emu>)
+  target_compile_definitions(${target} PRIVATE QEP_CUDA_EMU)
+  target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  target_link_libraries(${target} PRIVATE qep_cuda_emu)
+endfunction()
+
+# qep_cuda_test(NAME LIBS ...): tests/unit/test_NAME.c; tests unit.NAME and gpu.NAME.
+function(qep_cuda_test name)
+  if(QEP_HAVE_CUDA_EMU)
+    qep_unit_test(${name} ${ARGN})
+    qep_link_cuda_emu(test_${name})
+  endif()
+  if(QEP_HAVE_CUDA)
+    add_executable(test_${name}_gpu unit/test_${name}.c)
+    target_link_libraries(test_${name}_gpu PRIVATE ${ARGN} qep_kernels_cuda PkgConfig::CHECK)
+    add_test(NAME gpu.${name} COMMAND test_${name}_gpu WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    set_tests_properties(gpu.${name} PROPERTIES LABELS gpu TIMEOUT 300)
+  endif()
+endfunction()
+
+file(GLOB cuda_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/unit/test_cuda_*.c)
+foreach(file ${cuda_tests})
+  get_filename_component(name ${file} NAME_WE)
+  string(REPLACE "test_" "" name ${name})
+  qep_cuda_test(${name} qep_kernels_support qep_model)
+endforeach()
+
+# The whole program over the emulator: --backend cuda without a GPU.
+if(QEP_HAVE_CUDA_EMU)
+  add_executable(qwen-ep-emu ${CMAKE_SOURCE_DIR}/src/main.c)
+  target_link_libraries(qwen-ep-emu PRIVATE qep_cli)
+  qep_link_cuda_emu(qwen-ep-emu)
+endif()
