@@ -5,7 +5,7 @@
 #include "engine/sampler.h"
 
 #include "base/mem.h"
-#include "engine/philox.h"
+#include "kernels/philox.h"
 
 #include <float.h>
 #include <math.h>

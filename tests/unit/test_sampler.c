@@ -3,8 +3,8 @@
  * passes always or never. */
 #include "base/clock.h"
 #include "base/json.h"
-#include "engine/philox.h"
 #include "engine/sampler.h"
+#include "kernels/philox.h"
 
 #include <check.h>
 #include <math.h>

@@ -1,8 +1,8 @@
 /* Philox4x32-10: 128 random bits as a pure function of a 64-bit key and a 128-bit counter, the same
  * on a CPU and a GPU. Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011);
  * checked against the known answers of Random123. */
-#ifndef QEP_ENGINE_PHILOX_H
-#define QEP_ENGINE_PHILOX_H
+#ifndef QEP_KERNELS_PHILOX_H
+#define QEP_KERNELS_PHILOX_H
 
 #include <stdint.h>
 
