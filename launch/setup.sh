@@ -3,7 +3,7 @@
 # are missing. Nothing is touched when all are there.
 set -euo pipefail
 
-build_packages=(build-essential cmake pkg-config libopenmpi-dev openmpi-bin libzstd-dev libcjson-dev
+build_packages=(build-essential cmake libopenmpi-dev openmpi-bin libzstd-dev libcjson-dev
     libpcre2-dev libutf8proc-dev libxxhash-dev)
 test_packages=(zstd check libsubunit-dev clang llvm libclang-rt-dev clang-format shellcheck)
 
