@@ -7,7 +7,7 @@
 #include <sys/prctl.h>
 
 #define YIELD_S 100e-6 /* how long to yield before the first sleep */
-enum { MIN_SLEEP_US = 10, MAX_SLEEP_US = 1000 };
+enum { MIN_SLEEP_US = 10 };
 
 /* The kernel may round sleeps up by the thread's timer slack, 50 us unless told. */
 static void sharpen_sleeps(void) {
@@ -40,7 +40,7 @@ void qep_backoff_wait(struct qep_backoff *backoff) {
     }
     sharpen_sleeps();
     double us = backoff->waited_s * 1e6 / 8.0;
-    unsigned sleep_us = us > MAX_SLEEP_US ? MAX_SLEEP_US : (unsigned)us;
+    unsigned sleep_us = us > backoff->max_sleep_us ? backoff->max_sleep_us : (unsigned)us;
     qep_sleep_us(sleep_us < MIN_SLEEP_US ? MIN_SLEEP_US : sleep_us);
 }
 

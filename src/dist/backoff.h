@@ -8,17 +8,20 @@
 
 /* Polls before the first sched_yield; few when more ranks than CPUs want to run. */
 enum { QEP_BACKOFF_SPINS = 200, QEP_BACKOFF_SPINS_CROWDED = 8 };
+enum { QEP_BACKOFF_MAX_SLEEP_US = 1000 };
 
 struct qep_backoff {
     int spins_left;
     double start_s; /* of the wait; 0 while spinning */
     double waited_s;
+    unsigned max_sleep_us; /* QEP_BACKOFF_MAX_SLEEP_US from init on */
 };
 
 static inline void qep_backoff_init(struct qep_backoff *backoff, int spins) {
     backoff->spins_left = spins;
     backoff->start_s = 0.0;
     backoff->waited_s = 0.0;
+    backoff->max_sleep_us = QEP_BACKOFF_MAX_SLEEP_US;
 }
 
 /* Called after every poll that found nothing. */
