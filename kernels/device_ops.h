@@ -86,22 +86,24 @@ struct qep_device_draw {
     int32_t unused;
 };
 
-/* The best candidates of one row over one vocabulary range, as ranks exchange them: the largest
- * QEP_SAMPLE_CANDIDATES values after mask and penalties (ties: lower id first), the largest value,
- * and the sum over the range of exp((value - max) / temperature) with max the range's own. */
+/* What one vocabulary range knows of one row's draw, as ranks exchange it: the largest
+ * QEP_SAMPLE_CANDIDATES values after mask and penalties, descending (ties: lower id first). Only
+ * the first one where the settings are greedy or without filters; a row without a draw has none. */
 enum { QEP_SAMPLE_CANDIDATES = 64 };
 struct qep_row_candidates {
-    double max, weight; /* weight: the sum of exp, 0 for an empty range */
-    int32_t num;        /* candidates present */
-    int32_t num_ids;    /* ids of the range that can be drawn */
+    double max;      /* the largest value; -inf when no id can be drawn */
+    double weight;   /* sum of exp((value - max) / temperature) over the range, for top-p; else 0 */
+    int32_t num;     /* candidates present */
+    int32_t num_ids; /* ids of the range that can be drawn (allowed, above -inf) */
     double value[QEP_SAMPLE_CANDIDATES];
     int32_t id[QEP_SAMPLE_CANDIDATES]; /* global token ids */
-    /* The winner of the draw over all ids of the range (settings without filters): valid for the
-     * range's own max; the score is value / temperature + noise. */
+    /* The winner over all ids of the range where the settings have no filter; -1: none. */
     double best_value;
-    double best_score;
+    double best_score; /* (best_value - max) / temperature + noise */
     int32_t best_id;
-    int32_t has_nan;
+    int32_t has_nan; /* an id that can be drawn is NaN */
+    int32_t tied;    /* ids with the last candidate's value are missing */
+    int32_t close;   /* a second score lies within rounding of the best */
 };
 
 enum { QEP_TOKEN_FLAGGED = -2 }; /* the candidates do not decide the draw: full rows are needed */
@@ -172,8 +174,13 @@ struct qep_device_ops {
     enum qep_status (*capture_end)(struct qep_backend *be, struct qep_graph **out);
     enum qep_status (*graph_launch)(struct qep_backend *be, struct qep_graph *graph);
     void (*graph_destroy)(struct qep_backend *be, struct qep_graph *graph);
-    /* The cudaStream_t of the backend, for a transport on device memory. */
+    /* What a transport on device memory needs: the backend's cudaStream_t, copies in stream order,
+     * whether the stream is idle, and how sync is to wait while collectives are under way (fn NULL:
+     * as usual). */
     void *(*stream)(struct qep_backend *be);
+    enum qep_status (*copy)(struct qep_backend *be, void *dst, const void *src, size_t bytes);
+    enum qep_status (*query)(struct qep_backend *be, bool *idle);
+    void (*set_wait)(struct qep_backend *be, enum qep_status (*fn)(void *ctx), void *ctx);
 };
 
 #ifdef __cplusplus

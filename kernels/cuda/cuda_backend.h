@@ -27,6 +27,7 @@ enum cuda_workspace {
     CUDA_WS_ATTENTION,
     CUDA_WS_DELTA,
     CUDA_WS_TREE,
+    CUDA_WS_SAMPLE,
     CUDA_WS_COUNT
 };
 
@@ -45,12 +46,18 @@ struct cuda_backend {
     char isa[16]; /* sm_80, sm_90, emulator */
     struct cuda_pool *pool;
     struct cuda_staging *staging;
+    enum qep_status (*wait)(void *ctx); /* until the stream is idle; NULL: cudaStreamSynchronize */
+    void *wait_ctx;
     pthread_mutex_t lock; /* alloc, upload and weight_create come from several threads */
 };
 
 static inline struct cuda_backend *cuda_backend_of(struct qep_backend *be) {
     return (struct cuda_backend *)be;
 }
+
+/* Makes the backend's device the calling thread's; first thing in entries that come from several
+ * threads. */
+enum qep_status cuda_enter(const struct cuda_backend *be);
 
 /* QEP_OK, or QEP_ERR_UNAVAILABLE naming `what` (the op or call) and CUDA's own words. */
 enum qep_status cuda_check(cudaError_t error, const char *what);
@@ -68,6 +75,10 @@ enum qep_status cuda_upload(struct qep_backend *be, void *dev, const void *host,
 enum qep_status cuda_download(struct qep_backend *be, void *host, const void *dev, size_t bytes);
 enum qep_status cuda_zero(struct qep_backend *be, void *dev, size_t bytes);
 enum qep_status cuda_sync(struct qep_backend *be);
+enum qep_status cuda_copy(struct qep_backend *be, void *dst, const void *src, size_t bytes);
+enum qep_status cuda_query(struct qep_backend *be, bool *idle);
+enum qep_status cuda_memory_create(struct cuda_backend *be); /* pool and staging */
+void cuda_memory_destroy(struct cuda_backend *be);
 /* weight.c, matmul.c */
 enum qep_status cuda_weight_create(struct qep_backend *be, const struct qep_host_weight *host,
                                    struct qep_weight **out);
