@@ -248,7 +248,7 @@ enum qep_status qep_backend_cuda_create(struct qep_team *team, int device, int l
 /* What start-up needs to know before a backend exists: false without a usable device. */
 struct qep_cuda_device {
     char name[64];
-    char uuid[40];
+    unsigned char uuid[16];
     int compute_capability; /* 80, 90, ... */
     uint64_t total_bytes, free_bytes;
 };
