@@ -47,8 +47,8 @@ for package in "${packages[@]}"; do
 done
 
 # Shared libraries lie in packages whose names carry versions: those that -dev packages depend on.
-mapfile -t libraries < <(LC_ALL=C apt-cache "${options[@]}" depends --no-recommends "${packages[@]}" |
-    sed -n 's/^ *Depends: //p' | grep -E "$runtime" | sort -u)
+read -ra libraries <<<"$(LC_ALL=C apt-cache "${options[@]}" depends --no-recommends "${packages[@]}" |
+    sed -n 's/^ *Depends: //p' | grep -E "$runtime" | sort -u | tr '\n' ' ')"
 say "unpacking ${packages[*]} ${libraries[*]} into $dir"
 if ! apt apt-get "${options[@]}" -q download "${packages[@]}" "${libraries[@]}"; then
     tail -n 5 "$work/log" >&2
