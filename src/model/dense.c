@@ -1,6 +1,8 @@
 /* The MLP of dense models, on the layer's owner. */
 #include "model/internal.h"
 
+#include <string.h>
+
 #define OPS (m->be->ops)
 
 static enum qep_status mlp(struct qep_model *m, int32_t layer, float *hidden, int32_t n) {
@@ -20,6 +22,30 @@ static enum qep_status mlp(struct qep_model *m, int32_t layer, float *hidden, in
     return OPS->add(m->be, hidden, out, (size_t)n * (size_t)cols);
 }
 
+/* The rows to owner(layer + 1), from device to device. */
+static enum qep_status move_device(struct qep_model *m, int32_t layer, int32_t n) {
+    size_t row_bytes = (size_t)m->config->hidden_size * 4, num_ranks = (size_t)m->comm->num_ranks;
+    int from = qep_owner(m->placement, layer, 0), to = qep_owner(m->placement, layer + 1, 0);
+    int32_t next = m->phase.padded_rows > 0 ? m->phase.padded_rows : m->phase.num_rows;
+    void *mem, *moved, *hidden;
+    if (m->placement->attention == QEP_ATTENTION_SEQUENCES || from == to)
+        return m->phase.rows.decode ? QEP_OK : qep_comm_barrier(m->comm);
+    QEP_TRY(model_staging(m, STAGING_COUNTS, 4 * num_ranks * sizeof(size_t), &mem));
+    size_t *sizes = mem;
+    memset(sizes, 0, 4 * num_ranks * sizeof *sizes);
+    if (m->comm->rank == from)
+        sizes[to] = (size_t)n * row_bytes;
+    if (m->comm->rank == to)
+        sizes[2 * num_ranks + (size_t)from] = (size_t)next * row_bytes;
+    QEP_TRY(model_scratch(m, SCRATCH_BASE, (size_t)next, row_bytes, &moved));
+    QEP_TRY(m->dc->ops->alltoallv(m->dc, m->scratch[SCRATCH_HIDDEN].data, sizes, sizes + num_ranks,
+                                  moved, sizes + 2 * num_ranks, sizes + 3 * num_ranks));
+    if (m->comm->rank != to)
+        return QEP_OK;
+    QEP_TRY(model_scratch(m, SCRATCH_HIDDEN, (size_t)next, row_bytes, &hidden));
+    return m->be->device->copy(m->be, hidden, moved, (size_t)next * row_bytes);
+}
+
 enum qep_status model_dense(struct qep_model *m, int32_t layer) {
     int32_t n = m->phase.local.num_rows, next = 0;
     size_t row_bytes = (size_t)m->config->hidden_size * 4;
@@ -30,6 +56,8 @@ enum qep_status model_dense(struct qep_model *m, int32_t layer) {
         QEP_TRY(mlp(m, layer, hidden, n));
     if (m->comm->num_ranks == 1)
         return QEP_OK;
+    if (m->be->device != NULL)
+        return move_device(m, layer, n);
     QEP_TRY(model_staging(m, STAGING_BASE, (size_t)n * row_bytes, &host));
     QEP_TRY(OPS->download(m->be, host, hidden, (size_t)n * row_bytes));
     QEP_TRY(qep_exchange_move(m->exchange, &m->phase.rows, layer, host, &moved, &next));

@@ -22,6 +22,7 @@ enum qep_status model_scratch(struct qep_model *m, enum scratch_id id, size_t co
         m->be->ops->free(m->be, b->data);
         b->data = NULL;
         b->bytes = 0;
+        m->scratch_generation++;
         QEP_TRY(m->be->ops->alloc(m->be, grown, "scratch", &b->data));
         b->bytes = grown;
     }
@@ -89,6 +90,8 @@ enum qep_status qep_model_create(struct qep_comm *comm, struct qep_backend *be,
     m->be = be;
     m->config = c;
     m->placement = placement;
+    m->weights = weights;
+    m->dc = options->device_comm;
     m->attention_dims = (struct qep_attention_dims){.num_heads = c->num_attention_heads,
                                                     .num_kv_heads = c->num_key_value_heads,
                                                     .head_dim = c->head_dim,
@@ -109,11 +112,13 @@ enum qep_status qep_model_create(struct qep_comm *comm, struct qep_backend *be,
         st = qep_exchange_create(comm, placement, c->hidden_size,
                                  c->num_experts > 0 ? c->num_experts_per_tok : 1, &m->exchange);
     }
+    if (st == QEP_OK)
+        st = model_device_create(m);
     if (st != QEP_OK) {
+        m->weights = NULL; /* stays the caller's */
         qep_model_destroy(m);
         return st;
     }
-    m->weights = weights;
     *out = m;
     return QEP_OK;
 }
@@ -125,6 +130,7 @@ void qep_model_destroy(struct qep_model *m) {
         OPS->free(m->be, m->scratch[i].data);
     for (int i = 0; i < STAGING_COUNT; i++)
         free(m->staging[i].data);
+    model_device_destroy(m);
     phase_free(&m->phase);
     qep_exchange_destroy(m->exchange);
     qep_cache_destroy(m->cache);
@@ -157,16 +163,21 @@ static enum qep_status reset_slots(struct qep_model *m, const struct qep_plan *p
     return QEP_OK;
 }
 
-static enum qep_status embed(struct qep_model *m) {
+enum qep_status model_embed(struct qep_model *m, const int32_t *ids, int32_t n) {
+    void *hidden;
+    QEP_TRY(
+        model_scratch(m, SCRATCH_HIDDEN, (size_t)n * (size_t)m->config->hidden_size, 4, &hidden));
+    return OPS->embed(m->be, hidden, m->weights->embed_tokens.weight, ids, n);
+}
+
+static enum qep_status embed_local(struct qep_model *m) {
     int32_t n = m->phase.local.num_rows;
-    void *hidden, *ids;
+    void *ids;
     if (n == 0)
         return QEP_OK;
     QEP_TRY(model_scratch(m, SCRATCH_IDS, (size_t)n, sizeof(int32_t), &ids));
     QEP_TRY(OPS->upload(m->be, ids, m->phase.local_ids, (size_t)n * sizeof(int32_t)));
-    QEP_TRY(
-        model_scratch(m, SCRATCH_HIDDEN, (size_t)n * (size_t)m->config->hidden_size, 4, &hidden));
-    return OPS->embed(m->be, hidden, m->weights->embed_tokens.weight, ids, n);
+    return model_embed(m, ids, n);
 }
 
 /* The local spans in device memory. A rank owns either the same rows of every layer or, of a layer
@@ -185,7 +196,7 @@ static enum qep_status upload_spans(struct qep_model *m) {
     return QEP_OK;
 }
 
-static enum qep_status run_layer(struct qep_model *m, int32_t layer) {
+enum qep_status model_layer(struct qep_model *m, int32_t layer) {
     bool full = m->config->layer_types[layer] == QEP_LAYER_FULL_ATTENTION;
     double t0 = qep_now_s();
     qep_watchdog_stamp(m->dog, full ? "attention" : "deltanet", layer, m->step);
@@ -194,7 +205,9 @@ static enum qep_status run_layer(struct qep_model *m, int32_t layer) {
         QEP_TRY(full ? model_attention(m, layer, hidden) : model_deltanet(m, layer, hidden));
     }
     m->times.mixer += qep_now_s() - t0;
-    return m->config->num_experts > 0 ? model_moe(m, layer) : model_dense(m, layer);
+    if (m->config->num_experts == 0)
+        return model_dense(m, layer);
+    return m->be->device != NULL ? model_moe_device(m, layer) : model_moe(m, layer);
 }
 
 static enum qep_status run_phase(struct qep_model *m, const struct qep_plan *plan, int32_t decode,
@@ -206,8 +219,8 @@ static enum qep_status run_phase(struct qep_model *m, const struct qep_plan *pla
         QEP_TRY(phase_take_layer(&m->phase, m->placement, m->comm->rank, l, plan));
         QEP_TRY(upload_spans(m));
         if (l == 0)
-            QEP_TRY(embed(m));
-        QEP_TRY(run_layer(m, l));
+            QEP_TRY(embed_local(m));
+        QEP_TRY(model_layer(m, l));
     }
     return model_head(m, on_logits, ctx);
 }

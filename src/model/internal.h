@@ -4,6 +4,9 @@
 
 #include "model/model.h"
 
+#include "dist/device_comm.h"
+#include "kernels/device_ops.h"
+
 /* Device scratch, reused from layer to layer; each id is one growing block. */
 enum scratch_id {
     SCRATCH_IDS,
@@ -37,6 +40,10 @@ enum scratch_id {
     SCRATCH_BASE,
     SCRATCH_HEAD,
     SCRATCH_LOGITS,
+    SCRATCH_LISTS,
+    SCRATCH_PACKETS,
+    SCRATCH_NEXT_IDS,
+    SCRATCH_RANGES,
     SCRATCH_COUNT
 };
 
@@ -52,6 +59,7 @@ enum staging_id {
     STAGING_LOGITS_SEND,
     STAGING_LOGITS_RECV,
     STAGING_ROW,
+    STAGING_COUNTS,
     STAGING_COUNT
 };
 
@@ -72,7 +80,11 @@ struct phase {
     int32_t *local_ids;
     struct qep_batch local;
     bool spans_uploaded;
-    size_t span_cap[2], row_cap[3]; /* of the arrays above, in order of kind */
+    /* A decode step of fixed capacity (decode.c): every owner has padded_rows rows, and the table
+     * of expert ranges exists. 0 / NULL otherwise. */
+    int32_t padded_rows;
+    const struct qep_expert_range *ranges; /* dev */
+    size_t span_cap[2], row_cap[3];        /* of the arrays above, in order of kind */
 };
 
 struct qep_model {
@@ -86,7 +98,11 @@ struct qep_model {
     struct qep_watchdog *dog;
     struct qep_attention_dims attention_dims;
     struct qep_delta_dims delta_dims;
+    /* Device backends: */
+    struct qep_device_comm *dc;  /* borrowed */
+    struct model_device *device; /* moe_device.c; NULL for dense models */
     struct block scratch[SCRATCH_COUNT];
+    uint64_t scratch_generation; /* counts moves of scratch blocks */
     struct block staging[STAGING_COUNT];
     /* The activation rows made from `act_source` since it was last set. */
     const float *act_source;
@@ -116,13 +132,29 @@ enum qep_status model_linear(struct qep_model *m, const struct qep_linear *lin, 
 enum qep_status model_attention(struct qep_model *m, int32_t layer, float *hidden);
 enum qep_status model_deltanet(struct qep_model *m, int32_t layer, float *hidden);
 
+/* hidden += sigmoid(shared_expert_gate x) * shared_expert(x), x = normed the current input. */
+enum qep_status model_shared_expert(struct qep_model *m, const struct qep_layer_weights *w,
+                                    const float *normed, float *hidden, int32_t n);
+
 /* Second half of a layer: takes the rows of owner(layer) in SCRATCH_HIDDEN and leaves those of
  * owner(layer + 1) there. Collective. */
 enum qep_status model_moe(struct qep_model *m, int32_t layer);
+enum qep_status model_moe_device(struct qep_model *m, int32_t layer);
 enum qep_status model_dense(struct qep_model *m, int32_t layer);
 
 /* Final norm, lm_head over all ranks, logits to rank 0. Collective. */
 enum qep_status model_head(struct qep_model *m, qep_logits_fn *on_logits, void *ctx);
+
+/* What model_moe_device needs besides; QEP_ERR_DATA naming a limit of the backend. */
+enum qep_status model_device_create(struct qep_model *m);
+void model_device_destroy(struct qep_model *m);
+void model_device_ranges(const struct qep_model *m, const int32_t *rows_from,
+                         struct qep_expert_range *ranges);
+
+/* Embedding (ids dev [n]) and all layers of the phase; leaves the head's rows in SCRATCH_HIDDEN.
+ * Collective. */
+enum qep_status model_embed(struct qep_model *m, const int32_t *ids, int32_t n);
+enum qep_status model_layer(struct qep_model *m, int32_t layer);
 
 /* Phases of a plan. */
 enum qep_status phase_build(struct phase *ph, const struct qep_plan *plan, int32_t decode);

@@ -3,6 +3,7 @@
 #ifndef QEP_MODEL_MODEL_H
 #define QEP_MODEL_MODEL_H
 
+#include "dist/device_comm.h"
 #include "dist/exchange.h"
 #include "dist/watchdog.h"
 #include "model/cache.h"
@@ -13,7 +14,8 @@ struct qep_model_options {
     enum qep_activations activations;
     enum qep_kv_type kv_type;
     int32_t num_slots;
-    int32_t ctx; /* positions of one sequence */
+    int32_t ctx;                         /* positions of one sequence */
+    struct qep_device_comm *device_comm; /* borrowed; device backends only */
 };
 
 /* Seconds spent since creation, this rank. */

@@ -16,9 +16,8 @@ struct routed {
     size_t row_bytes;
 };
 
-/* hidden += sigmoid(shared_expert_gate x) * shared_expert(x), x the current input. */
-static enum qep_status shared_expert(struct qep_model *m, const struct qep_layer_weights *w,
-                                     const float *normed, float *hidden, int32_t n) {
+enum qep_status model_shared_expert(struct qep_model *m, const struct qep_layer_weights *w,
+                                    const float *normed, float *hidden, int32_t n) {
     float *expert_gate, *gate, *up, *out;
     QEP_TRY(
         model_linear(m, &w->shared_expert_gate, n, SCRATCH_SHARED_GATE, &expert_gate)); /* [n, 1] */
@@ -78,7 +77,7 @@ static enum qep_status prepare(struct qep_model *m, int32_t layer, struct routed
     QEP_TRY(model_act(m, w->expert_act, n, cols, &act));
     QEP_TRY(OPS->download(m->be, r->act, act, (size_t)n * r->row_bytes));
     if (m->config->shared_expert_intermediate_size > 0)
-        QEP_TRY(shared_expert(m, w, normed, hidden, n));
+        QEP_TRY(model_shared_expert(m, w, normed, hidden, n));
     return OPS->download(m->be, r->base, hidden, (size_t)n * (size_t)cols * 4);
 }
 

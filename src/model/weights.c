@@ -58,6 +58,8 @@ static enum qep_status pick_act(const struct loader *ld, const char *name,
     switch (ld->activations) {
     case QEP_ACTIVATIONS_AUTO:
         *act = is_int ? QEP_ACT_INT8 : QEP_ACT_BF16;
+        if (is_int && !ld->be->ops->supports(ld->be, type, *act))
+            *act = QEP_ACT_BF16;
         if (!ld->be->ops->supports(ld->be, type, *act))
             *act = QEP_ACT_F32;
         break;
