@@ -50,8 +50,8 @@ struct qep_device_comm_ops {
     enum qep_status (*allgather)(struct qep_device_comm *dc, const void *send, void *recv,
                                  size_t bytes);
     /* Collective, before the first capture: every kind of collective once, so that connections and
-     * buffers exist. scratch: device memory of QEP_DEVICE_WARM_UP_BYTES * num_ranks bytes whose
-     * contents are lost. Waits until it is done. */
+     * buffers exist. scratch: device memory of QEP_DEVICE_WARM_UP_BYTES * num_ranks bytes,
+     * initialised, whose contents are lost. Waits until it is done. */
     enum qep_status (*warm_up)(struct qep_device_comm *dc, void *scratch);
     /* Has the transport failed meanwhile? Does not block. */
     enum qep_status (*poll_errors)(struct qep_device_comm *dc);
