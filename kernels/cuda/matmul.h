@@ -1,0 +1,48 @@
+/* Launchers of the matrix kernels. All pointers are device memory. */
+#ifndef QEP_KERNELS_CUDA_MATMUL_H
+#define QEP_KERNELS_CUDA_MATMUL_H
+
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/weight.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- repack.cu ---- */
+
+/* Canonical rows of tiles tile0 .. tile0 + num_tiles: num_first rows of the first half, then
+ * num_second of the second. */
+struct cuda_repack_part {
+    int32_t tile0, num_tiles, num_first, num_second;
+};
+
+cudaError_t cuda_launch_repack(cudaStream_t stream, const struct cuda_matrix *m,
+                               const struct cuda_repack_part *part, const void *from, void *data);
+cudaError_t cuda_launch_repack_scales(cudaStream_t stream, const struct cuda_matrix *m,
+                                      const struct cuda_repack_part *part, const void *from,
+                                      void *scales);
+cudaError_t cuda_launch_embed(cudaStream_t stream, const struct cuda_matrix *m, const void *data,
+                              const void *scales, const int32_t *ids, int32_t n, float *out);
+
+/* ---- matmul_decode.cu, matmul_prefill.cu, matmul_f32.cu ---- */
+
+struct cuda_matmul {
+    struct cuda_matrix shape;
+    const void *data, *scales;
+    const void *act;
+    size_t row_stride; /* bytes, a multiple of 16 */
+    int32_t n;
+    float *out; /* [n, rows] */
+};
+
+cudaError_t cuda_launch_matmul_decode(cudaStream_t stream, const struct cuda_matmul *job);
+cudaError_t cuda_launch_matmul_prefill(cudaStream_t stream, const struct cuda_matmul *job);
+/* fp32 arithmetic: F32 activations, or F32 weights; one arithmetic for both phases. */
+cudaError_t cuda_launch_matmul_f32(cudaStream_t stream, const struct cuda_matmul *job,
+                                   enum qep_act_type act_type);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
