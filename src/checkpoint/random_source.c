@@ -201,3 +201,13 @@ struct qep_row_source qep_random_rows(const struct qep_random_source *source) {
     return (struct qep_row_source){
         .impl = source, .type = row_type, .read = read_rows, .describe = describe};
 }
+
+float qep_random_deviation(const struct qep_random_source *source, size_t spec_idx) {
+    return source->laws[spec_idx].deviation;
+}
+
+void qep_random_normals(const struct qep_random_source *source, uint64_t key, int64_t n,
+                        float *out) {
+    const struct tensor_law standard = {.key = mix(key + golden), .deviation = 1.0f};
+    fill_row(source, &standard, 0, n, out);
+}

@@ -21,4 +21,10 @@ void qep_random_source_destroy(struct qep_random_source *source); /* NULL is fin
 
 struct qep_row_source qep_random_rows(const struct qep_random_source *source);
 
+/* For those that make quantised tensors themselves: the standard deviation of a matrix, and n
+ * standard normal numbers that depend on key alone. */
+float qep_random_deviation(const struct qep_random_source *source, size_t spec_idx);
+void qep_random_normals(const struct qep_random_source *source, uint64_t key, int64_t n,
+                        float *out);
+
 #endif

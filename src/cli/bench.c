@@ -24,7 +24,7 @@ struct list {
 
 struct bench {
     struct qep_common common;
-    const char *prompts, *depths, *batches, *format;
+    const char *prompts, *depths, *batches, *format, *weights;
     int64_t num_new, repeats, prefill_chunk;
     struct list prompt_list, depth_list, batch_list;
     struct qep_engine *engine;
@@ -61,12 +61,24 @@ static int64_t largest(const struct list *l) {
     return max;
 }
 
+static enum qep_status check_model(const struct bench *b) {
+    const struct qep_engine_options *e = &b->common.engine;
+    bool random = b->weights != NULL;
+    if (random != (e->random.config != NULL))
+        return qep_fail(QEP_ERR_USAGE, "--config FILE and --weights random go together");
+    if (random == (e->model != NULL))
+        return qep_fail(QEP_ERR_USAGE, random ? "--weights random: --model DIR is one too many"
+                                              : "--model DIR is missing");
+    if (!random && e->random.num_layers != 0)
+        return qep_fail(QEP_ERR_USAGE, "--layers goes with --weights random");
+    return QEP_OK;
+}
+
 static enum qep_status check(struct bench *b) {
     QEP_TRY(parse_list("p", b->prompts, 0, &b->prompt_list));
     QEP_TRY(parse_list("d", b->depths, 0, &b->depth_list));
     QEP_TRY(parse_list("b", b->batches, 1, &b->batch_list));
-    if (b->common.engine.model == NULL)
-        return qep_fail(QEP_ERR_USAGE, "--model DIR is missing");
+    QEP_TRY(check_model(b));
     if (b->prefill_chunk % 64 != 0)
         return qep_fail(QEP_ERR_USAGE, "--prefill-chunk: expected a multiple of 64");
     int64_t longest = largest(&b->depth_list) + b->num_new, prompt = largest(&b->prompt_list);
@@ -266,7 +278,8 @@ static enum qep_status bench_rank(struct qep_comm *comm, void *arg) {
 }
 
 static void print_help(const struct qep_option_table *own) {
-    puts("usage: [mpirun -np P] qwen-ep bench --model DIR [OPTIONS]\n");
+    puts("usage: [mpirun -np P] qwen-ep bench --model DIR [OPTIONS]\n"
+         "       [mpirun -np P] qwen-ep bench --config FILE.json --weights random [OPTIONS]\n");
     qep_options_help(own);
     puts("\nThe compute and rank options of `run` work here too (qwen-ep run --help).");
 }
@@ -280,7 +293,16 @@ enum qep_status qep_cmd_bench(struct qep_job *job, int argc, char **argv) {
                       .repeats = 5,
                       .prefill_chunk = 512};
     struct qep_option shared[QEP_NUM_COMMON_OPTIONS];
+    struct qep_random_model *random = &b.common.engine.random;
     const struct qep_option own[] = {
+        {"config", 0, QEP_OPTION_STRING, &random->config, "FILE",
+         "config.json of a model without files (see configs/)", 0, 0, NULL, NULL},
+        {"weights", 0, QEP_OPTION_CHOICE, &b.weights, NULL, "random: made up while loading", 0, 0,
+         "random", NULL},
+        {"recipe", 0, QEP_OPTION_STRING, &random->recipe, "R",
+         "with --weights random: see convert (default q4)", 0, 0, NULL, NULL},
+        {"layers", 0, QEP_OPTION_INT, &random->num_layers, "N",
+         "with --weights random: the first N layers only", 1, QEP_MAX_LAYERS, NULL, NULL},
         {"n-prompt", 'p', QEP_OPTION_STRING, &b.prompts, "LIST",
          "prompt lengths to prefill (default 512)", 0, 0, NULL, NULL},
         {"n-gen", 'n', QEP_OPTION_INT, &b.num_new, "N", "tokens to decode (default 128)", 0,

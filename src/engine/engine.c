@@ -3,7 +3,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "checkpoint/config.h"
 #include "engine/wire.h"
+#include "shard/random.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,7 +42,7 @@ static enum qep_status check_options(struct qep_engine *e) {
     const struct qep_engine_options *o = &e->options;
     int act = find_name(o->activations, activations), kv = find_name(o->kv_type, kv_types);
     bool reference = strcmp(o->backend, "reference") == 0;
-    if (o->model == NULL)
+    if (o->model == NULL && o->random.config == NULL)
         return qep_fail(QEP_ERR_USAGE, "--model DIR is missing");
     if (strcmp(o->backend, "cuda") == 0)
         return qep_fail(QEP_ERR_UNAVAILABLE, "--backend cuda: this build has no CUDA backend");
@@ -232,10 +234,30 @@ static enum qep_status load_model(struct qep_engine *e) {
     return st;
 }
 
+static enum qep_status open_random(const struct qep_random_model *r, struct qep_shard_dir **dir) {
+    struct qep_model_config config;
+    struct qep_recipe recipe = {0};
+    QEP_TRY(qep_config_read(r->config, &config));
+    if (r->num_layers > config.num_hidden_layers)
+        return qep_fail(QEP_ERR_USAGE, "--layers %lld: %s has %d", (long long)r->num_layers,
+                        r->config, config.num_hidden_layers);
+    if (r->num_layers > 0)
+        config.num_hidden_layers = (int32_t)r->num_layers;
+    QEP_TRY(qep_recipe_load(r->recipe, &recipe));
+    enum qep_status st = qep_shard_dir_random(&config, &recipe, 0, dir);
+    qep_recipe_free(&recipe);
+    return st;
+}
+
+static enum qep_status open_model(struct qep_engine *e) {
+    return e->options.random.config != NULL ? open_random(&e->options.random, &e->dir)
+                                            : qep_shard_dir_open(e->options.model, &e->dir);
+}
+
 static enum qep_status start(struct qep_engine *e) {
     const char *isa = NULL;
     QEP_TRY(qep_comm_agree(e->comm, check_options(e)));
-    QEP_TRY(qep_comm_agree(e->comm, qep_shard_dir_open(e->options.model, &e->dir)));
+    QEP_TRY(qep_comm_agree(e->comm, open_model(e)));
     QEP_TRY(agree_isa(e, &isa));
     QEP_TRY(qep_comm_agree(e->comm, start_cpus(e)));
     QEP_TRY(qep_comm_agree(e->comm, start_backend(e, isa)));

@@ -7,6 +7,13 @@
 #include "dist/cpus.h"
 #include "model/model.h"
 
+/* A model that needs no files: for measurements. */
+struct qep_random_model {
+    const char *config; /* config.json; NULL: there is a directory */
+    const char *recipe; /* as `convert` takes it */
+    int64_t num_layers; /* the first of the config's; 0: all */
+};
+
 struct qep_engine_options {
     const char *model;       /* shard directory */
     const char *backend;     /* auto, cpu, cuda, reference */
@@ -17,12 +24,17 @@ struct qep_engine_options {
     const char *bind;        /* auto, keep */
     int64_t threads;         /* of this rank; 0: CPUs of the host / local ranks */
     int64_t ctx; /* positions of a sequence; 0: the smaller of the model's and what memory allows */
-    int64_t num_slots; /* sequences at once */
-    double timeout_s;  /* watchdog; 0: off */
+    int64_t num_slots;              /* sequences at once */
+    double timeout_s;               /* watchdog; 0: off */
+    struct qep_random_model random; /* instead of model */
 };
 
 #define QEP_ENGINE_OPTIONS_DEFAULT                                                                 \
-    { NULL, "auto", "auto", "auto", "auto", "auto", "auto", 0, 0, 1, 60.0 }
+    {                                                                                              \
+        NULL, "auto", "auto", "auto", "auto", "auto", "auto", 0, 0, 1, 60.0, {                     \
+            NULL, "q4", 0                                                                          \
+        }                                                                                          \
+    }
 
 /* What start-up found and decided, for summaries. */
 struct qep_engine_facts {

@@ -89,6 +89,8 @@ enum qep_status qep_shard_load(const struct qep_shard_dir *dir, const char *name
     struct loading l = {.location = &where, .parts = parts};
     *out = (struct qep_host_weight){0};
     QEP_TRY(qep_shard_locate(dir, name, &where));
+    if (where.random != NULL)
+        return qep_random_tensors_load(where.random, where.spec_idx, where.type, out);
     int32_t group_size = qep_shard_dir_info(dir)->group_size;
     bool quantised = where.type == QEP_WEIGHT_INT8 || where.type == QEP_WEIGHT_INT4;
     qep_layout_parts(where.spec, where.type, group_size, parts);

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "shard/manifest.h"
+#include "shard/random.h"
 #include "shard/verify.h"
 
 #include <stdio.h>
@@ -17,9 +18,10 @@ struct name_ref {
 struct qep_shard_dir {
     char *path;
     struct qep_manifest manifest;
-    struct qep_seekable *files; /* [manifest.layout.num_files] */
-    struct name_ref *names;     /* sorted */
-    uint64_t *part_offsets;     /* [num_specs][2] content offsets of the parts */
+    struct qep_seekable *files;        /* [manifest.layout.num_files] */
+    struct name_ref *names;            /* sorted */
+    uint64_t *part_offsets;            /* [num_specs][2] content offsets of the parts */
+    struct qep_random_tensors *random; /* instead of files and part_offsets */
 };
 
 static int by_name(const void *a, const void *b) {
@@ -183,6 +185,54 @@ enum qep_status qep_shard_dir_open(const char *dir, struct qep_shard_dir **out) 
     return st;
 }
 
+/* A manifest as `convert` would have written it, with one shard file. */
+static enum qep_status invent_manifest(struct qep_shard_dir *dir,
+                                       const struct qep_model_config *config,
+                                       const struct qep_recipe *recipe, uint64_t seed) {
+    struct qep_manifest *m = &dir->manifest;
+    char text[2 * QEP_HASH_TEXT + 128], hash[QEP_HASH_TEXT];
+    m->config = *config;
+    m->info.group_size = recipe->group_size;
+    m->info.num_shards = 1;
+    snprintf(m->info.recipe, sizeof m->info.recipe, "%s", recipe->name);
+    qep_hash_text(config, sizeof *config, hash);
+    snprintf(text, sizeof text, "random %s %s %d %llu", hash, recipe->name, recipe->group_size,
+             (unsigned long long)seed);
+    qep_hash_text(text, strlen(text), m->info.identity);
+    QEP_TRY(qep_inventory_create(&m->config, &m->inventory));
+    QEP_TRY(qep_layout_create(&m->config, &m->inventory, m->info.num_shards, &m->layout));
+    QEP_TRY(qep_random_tensors_create(&m->config, &m->inventory, seed, recipe->group_size,
+                                      &dir->random));
+    QEP_TRY(qep_random_tensors_types(dir->random, recipe, &m->types));
+    for (size_t i = 0; i < m->inventory.num_specs; i++) {
+        struct qep_part parts[2];
+        int n = qep_layout_parts(&m->inventory.specs[i], m->types[i], m->info.group_size, parts);
+        for (int p = 0; p < n; p++)
+            m->info.tensor_bytes += (uint64_t)parts[p].rows * parts[p].row_bytes;
+    }
+    return QEP_OK;
+}
+
+enum qep_status qep_shard_dir_random(const struct qep_model_config *config,
+                                     const struct qep_recipe *recipe, uint64_t seed,
+                                     struct qep_shard_dir **out) {
+    void *mem = NULL;
+    *out = NULL;
+    QEP_TRY(qep_calloc(1, sizeof **out, "random weights", &mem));
+    struct qep_shard_dir *d = mem;
+    d->path = strdup("random weights");
+    enum qep_status st = d->path != NULL
+                             ? invent_manifest(d, config, recipe, seed)
+                             : qep_fail(QEP_ERR_SYSTEM, "random weights: out of memory");
+    if (st == QEP_OK)
+        st = index_names(d);
+    if (st == QEP_OK)
+        *out = d;
+    else
+        qep_shard_dir_close(d);
+    return st;
+}
+
 void qep_shard_dir_close(struct qep_shard_dir *dir) {
     if (dir == NULL)
         return;
@@ -191,6 +241,7 @@ void qep_shard_dir_close(struct qep_shard_dir *dir) {
     free(dir->files);
     free(dir->names);
     free(dir->part_offsets);
+    qep_random_tensors_destroy(dir->random);
     qep_manifest_free(&dir->manifest);
     free(dir->path);
     free(dir);
@@ -229,11 +280,15 @@ enum qep_status qep_shard_locate(const struct qep_shard_dir *dir, const char *na
                                  struct qep_shard_location *out) {
     const struct name_ref *ref = NULL;
     QEP_TRY(find(dir, name, &ref));
-    *out = (struct qep_shard_location){.file = &dir->files[ref->file_idx],
-                                       .spec = &dir->manifest.inventory.specs[ref->spec_idx],
+    *out = (struct qep_shard_location){.spec = &dir->manifest.inventory.specs[ref->spec_idx],
+                                       .spec_idx = ref->spec_idx,
                                        .type = dir->manifest.types[ref->spec_idx],
-                                       .part_offsets = {dir->part_offsets[2 * ref->spec_idx],
-                                                        dir->part_offsets[2 * ref->spec_idx + 1]}};
+                                       .random = dir->random};
+    if (dir->random == NULL) {
+        out->file = &dir->files[ref->file_idx];
+        memcpy(out->part_offsets, &dir->part_offsets[2 * (size_t)ref->spec_idx],
+               sizeof out->part_offsets);
+    }
     return QEP_OK;
 }
 

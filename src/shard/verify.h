@@ -4,14 +4,17 @@
 #define QEP_SHARD_VERIFY_H
 
 #include "shard/manifest.h"
+#include "shard/random.h"
 #include "shard/shard.h"
 
 #include <stdint.h>
 
 /* Where a tensor lies; all pointers are borrowed from the directory. */
 struct qep_shard_location {
-    const struct qep_seekable *file;
+    const struct qep_seekable *file;         /* NULL when the tensor is made: */
+    const struct qep_random_tensors *random; /* NULL when it is read */
     const struct qep_tensor_spec *spec;
+    size_t spec_idx;
     enum qep_weight_type type;
     uint64_t part_offsets[2]; /* content offsets of its parts (shard/layout.h) */
 };
