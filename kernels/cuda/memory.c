@@ -109,6 +109,7 @@ enum qep_status cuda_reserve(struct cuda_backend *be, enum cuda_workspace id, si
     if (bytes > be->workspace[id].bytes || be->workspace[id].data == NULL) {
         size_t grown = bytes + bytes / 4 + CUDA_POOL_ALIGN;
         QEP_TRY(refuse_capture(be, "workspace"));
+        be->base.generation++;
         cuda_free(&be->base, be->workspace[id].data);
         be->workspace[id].data = NULL;
         be->workspace[id].bytes = 0;

@@ -10,6 +10,7 @@ enum { INLINE_BYTES = 1024 };
 struct header {
     int64_t step;
     int32_t kind, num_spans, num_rows, unused;
+    uint64_t extra_bytes;
 };
 
 struct first_message {
@@ -19,15 +20,18 @@ struct first_message {
 
 static size_t payload_bytes(const struct header *h) {
     return (size_t)h->num_spans * sizeof(struct qep_plan_span) +
-           (size_t)h->num_rows * sizeof(int32_t);
+           (size_t)h->num_rows * sizeof(int32_t) + (size_t)h->extra_bytes;
 }
 
 static void pack(const struct qep_plan *plan, char *out) {
     size_t spans = (size_t)plan->num_spans * sizeof *plan->spans;
-    if (plan->num_spans == 0)
-        return;
-    memcpy(out, plan->spans, spans);
-    memcpy(out + spans, plan->ids, (size_t)plan->num_rows * sizeof *plan->ids);
+    size_t rows = (size_t)plan->num_rows * sizeof *plan->ids;
+    if (spans > 0)
+        memcpy(out, plan->spans, spans);
+    if (rows > 0)
+        memcpy(out + spans, plan->ids, rows);
+    if (plan->extra_bytes > 0)
+        memcpy(out + spans + rows, plan->extra, plan->extra_bytes);
 }
 
 static enum qep_status unpack(const struct header *h, const char *in, struct qep_plan *plan) {
@@ -41,8 +45,12 @@ static enum qep_status unpack(const struct header *h, const char *in, struct qep
     plan->num_rows = h->num_rows;
     if (spans > 0)
         memcpy(plan->spans, in, spans * sizeof *plan->spans);
+    in += spans * sizeof *plan->spans;
     if (rows > 0)
-        memcpy(plan->ids, in + spans * sizeof *plan->spans, rows * sizeof *plan->ids);
+        memcpy(plan->ids, in, rows * sizeof *plan->ids);
+    QEP_TRY(qep_plan_extend(plan, (size_t)h->extra_bytes));
+    if (h->extra_bytes > 0)
+        memcpy(plan->extra, in + rows * sizeof *plan->ids, (size_t)h->extra_bytes);
     return QEP_OK;
 }
 
@@ -55,7 +63,8 @@ enum qep_status qep_wire_broadcast(struct qep_comm *comm, struct qep_plan *plan)
     first.header = (struct header){.step = plan->step,
                                    .kind = plan->kind,
                                    .num_spans = plan->num_spans,
-                                   .num_rows = plan->num_rows};
+                                   .num_rows = plan->num_rows,
+                                   .extra_bytes = plan->extra_bytes};
     if (root && payload_bytes(&first.header) <= INLINE_BYTES)
         pack(plan, first.payload);
     QEP_TRY(comm->ops->bcast(comm, &first, sizeof first, 0));

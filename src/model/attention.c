@@ -10,7 +10,8 @@ enum qep_status model_attention(struct qep_model *m, int32_t layer, float *hidde
     int32_t n = batch->num_rows, mixed_cols = c->num_attention_heads * c->head_dim;
     float *qg, *k, *v, *out;
     void *normed, *mixed;
-    for (int32_t i = 0; i < batch->num_spans; i++)
+    /* A decode step of fixed capacity has its blocks before it is recorded. */
+    for (int32_t i = 0; m->phase.padded_rows == 0 && i < batch->num_spans; i++)
         QEP_TRY(qep_cache_reserve(m->cache, layer, batch->spans[i].slot,
                                   batch->spans[i].position + batch->spans[i].num_rows));
     void *const *blocks = m->cache->layers[layer].dev_blocks;

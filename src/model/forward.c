@@ -92,6 +92,7 @@ enum qep_status qep_model_create(struct qep_comm *comm, struct qep_backend *be,
     m->placement = placement;
     m->weights = weights;
     m->dc = options->device_comm;
+    m->use_graphs = options->device_graphs;
     m->attention_dims = (struct qep_attention_dims){.num_heads = c->num_attention_heads,
                                                     .num_kv_heads = c->num_key_value_heads,
                                                     .head_dim = c->head_dim,
@@ -130,6 +131,7 @@ void qep_model_destroy(struct qep_model *m) {
         OPS->free(m->be, m->scratch[i].data);
     for (int i = 0; i < STAGING_COUNT; i++)
         free(m->staging[i].data);
+    model_decode_destroy(m);
     model_device_destroy(m);
     phase_free(&m->phase);
     qep_exchange_destroy(m->exchange);

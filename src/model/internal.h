@@ -102,6 +102,8 @@ struct qep_model {
     struct qep_device_comm *dc;  /* borrowed */
     struct model_device *device; /* moe_device.c; NULL for dense models */
     struct block scratch[SCRATCH_COUNT];
+    struct model_decode *decode; /* decode.c; NULL until the first decode plan */
+    bool use_graphs;
     uint64_t scratch_generation; /* counts moves of scratch blocks */
     struct block staging[STAGING_COUNT];
     /* The activation rows made from `act_source` since it was last set. */
@@ -150,6 +152,8 @@ enum qep_status model_device_create(struct qep_model *m);
 void model_device_destroy(struct qep_model *m);
 void model_device_ranges(const struct qep_model *m, const int32_t *rows_from,
                          struct qep_expert_range *ranges);
+
+void model_decode_destroy(struct qep_model *m);
 
 /* Embedding (ids dev [n]) and all layers of the phase; leaves the head's rows in SCRATCH_HIDDEN.
  * Collective. */

@@ -6,6 +6,7 @@
 #include "dist/device_comm.h"
 #include "dist/exchange.h"
 #include "dist/watchdog.h"
+#include "kernels/device_ops.h"
 #include "model/cache.h"
 #include "model/plan.h"
 #include "model/weights.h"
@@ -16,6 +17,7 @@ struct qep_model_options {
     int32_t num_slots;
     int32_t ctx;                         /* positions of one sequence */
     struct qep_device_comm *device_comm; /* borrowed; device backends only */
+    bool device_graphs;                  /* decode steps as captured graphs where possible */
 };
 
 /* Seconds spent since creation, this rank. */
@@ -43,6 +45,40 @@ typedef enum qep_status qep_logits_fn(void *ctx, int32_t row, const float *logit
  * job. */
 enum qep_status qep_model_forward(struct qep_model *model, const struct qep_plan *plan,
                                   qep_logits_fn *on_logits, void *ctx);
+
+/* ---- decoding on the device (backends with a device table) ----
+ * Sequences that have been prefilled go on without the host: each step draws a token for each of
+ * them, on the device, from what the step before it drew. All calls but take are collective, in the
+ * order of plans. */
+struct qep_decode_options {
+    int32_t num_ids;        /* ids >= num_ids are never drawn */
+    const uint8_t *allowed; /* [num_ids] or NULL */
+};
+
+/* Ids that count for penalties. */
+struct qep_decode_history {
+    const int32_t *prompt_ids, *generated_ids;
+    int32_t num_prompt, num_generated;
+};
+
+/* How many sequences fit one plan; 0 for backends without a device table. */
+int32_t qep_model_decode_capacity(const struct qep_model *model);
+
+/* Rank 0: fills plan->extra of a QEP_PLAN_DECODE_BEGIN whose spans and ids (one row each, the
+ * newest token of every sequence) are there. draws [num_spans] in order of the spans: position and
+ * slot are set here. history [num_spans]; its lists are used where penalties are on. */
+enum qep_status qep_decode_plan_begin(struct qep_plan *plan,
+                                      const struct qep_decode_options *options,
+                                      struct qep_device_draw *draws,
+                                      const struct qep_decode_history *history);
+
+/* A decode plan. STEP enqueues a step; at most two are under way, a third waits for the first. */
+enum qep_status qep_model_decode(struct qep_model *model, const struct qep_plan *plan, float *row);
+
+/* Waits for the oldest step under way: tokens [num_spans of BEGIN]: an id, QEP_TOKEN_FLAGGED (the
+ * draw needs DECODE_LOGITS and the host; the sequence stands still until the next BEGIN), or -1
+ * for a sequence that stands still. */
+enum qep_status qep_model_decode_take(struct qep_model *model, int32_t *tokens);
 
 const struct qep_model_times *qep_model_get_times(const struct qep_model *model);
 const struct qep_exchange *qep_model_get_exchange(const struct qep_model *model);

@@ -15,6 +15,8 @@ enum qep_status phase_build(struct phase *ph, const struct qep_plan *plan, int32
     ph->num_spans = 0;
     ph->num_rows = 0;
     ph->spans_uploaded = false;
+    ph->padded_rows = 0;
+    ph->ranges = NULL;
     for (int32_t i = 0; i < plan->num_spans; i++) {
         const struct qep_plan_span *span = &plan->spans[i];
         if (span->decode != decode)

@@ -12,6 +12,7 @@ void qep_plan_init(struct qep_plan *plan) {
 void qep_plan_free(struct qep_plan *plan) {
     free(plan->spans);
     free(plan->ids);
+    free(plan->extra);
     memset(plan, 0, sizeof *plan);
 }
 
@@ -20,6 +21,7 @@ void qep_plan_clear(struct qep_plan *plan, enum qep_plan_kind kind, int64_t step
     plan->step = step;
     plan->num_spans = 0;
     plan->num_rows = 0;
+    plan->extra_bytes = 0;
 }
 
 enum qep_status qep_plan_add(struct qep_plan *plan, const struct qep_plan_span *span,
@@ -34,6 +36,12 @@ enum qep_status qep_plan_add(struct qep_plan *plan, const struct qep_plan_span *
     memcpy(plan->ids + plan->num_rows, ids, (size_t)span->num_rows * sizeof *ids);
     plan->num_spans++;
     plan->num_rows += span->num_rows;
+    return QEP_OK;
+}
+
+enum qep_status qep_plan_extend(struct qep_plan *plan, size_t bytes) {
+    QEP_TRY(qep_grow((void **)&plan->extra, &plan->extra_cap, bytes, 1, "step plan"));
+    plan->extra_bytes = bytes;
     return QEP_OK;
 }
 

@@ -7,7 +7,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum qep_plan_kind { QEP_PLAN_RUN, QEP_PLAN_IDLE, QEP_PLAN_STOP };
+enum qep_plan_kind {
+    QEP_PLAN_RUN,
+    QEP_PLAN_IDLE,
+    QEP_PLAN_STOP,
+    QEP_PLAN_DECODE_BEGIN,  /* spans: the sequences, ids: their newest tokens; extra: decode.h */
+    QEP_PLAN_DECODE_STEP,   /* one token for each of them */
+    QEP_PLAN_DECODE_LOGITS, /* spans[0].slot: the sequence, .position: the step since BEGIN whose
+                               logits rank 0 wants; one of the newest two */
+};
 
 enum qep_plan_logits { QEP_LOGITS_NONE, QEP_LOGITS_LAST, QEP_LOGITS_ALL };
 
@@ -29,7 +37,9 @@ struct qep_plan {
     int32_t num_spans, num_rows;
     struct qep_plan_span *spans; /* [num_spans], owned */
     int32_t *ids;                /* [num_rows], owned */
-    size_t span_cap, row_cap;
+    char *extra;                 /* [extra_bytes] what the kind needs besides, owned */
+    size_t extra_bytes;
+    size_t span_cap, row_cap, extra_cap;
 };
 
 void qep_plan_init(struct qep_plan *plan);
@@ -41,6 +51,9 @@ void qep_plan_clear(struct qep_plan *plan, enum qep_plan_kind kind, int64_t step
 /* Appends a span with its token ids; span->row0 is filled in. */
 enum qep_status qep_plan_add(struct qep_plan *plan, const struct qep_plan_span *span,
                              const int32_t *ids);
+
+/* Makes plan->extra `bytes` long, contents kept as far as they go. */
+enum qep_status qep_plan_extend(struct qep_plan *plan, size_t bytes);
 
 /* Rows whose logits are wanted. */
 int32_t qep_plan_num_logits(const struct qep_plan *plan);
