@@ -25,6 +25,7 @@ enum cuda_workspace {
     CUDA_WS_EXPERT_OUT,
     CUDA_WS_EXPERT_TABLE,
     CUDA_WS_ATTENTION,
+    CUDA_WS_ATTENTION_COUNTERS, /* zero when it is made; every op leaves it zero */
     CUDA_WS_DELTA,
     CUDA_WS_TREE,
     CUDA_WS_SAMPLE,

@@ -1,0 +1,29 @@
+/* Device code that the DeltaNet kernels share. */
+#ifndef QEP_KERNELS_CUDA_DELTA_DEVICE_H
+#define QEP_KERNELS_CUDA_DELTA_DEVICE_H
+
+#include "kernels/cuda/deltanet.h"
+#include "kernels/cuda/warp.h"
+#include "kernels/mathfn.h"
+
+__device__ __forceinline__ size_t delta_channels(const cuda_delta_args &args) {
+    return 2 * static_cast<size_t>(args.num_key_heads) * static_cast<size_t>(args.key_head_dim) +
+           static_cast<size_t>(args.num_value_heads) * static_cast<size_t>(args.value_head_dim);
+}
+
+/* 1 / sqrt(sum of squares + 1e-6) of x [dim]; the whole warp. */
+__device__ __forceinline__ float inverse_l2(gptr<const float> x, int dim) {
+    float sum = 0.0f;
+    for (int d = static_cast<int>(threadIdx.x) % WARP; d < dim; d += WARP) {
+        float v = x[d];
+        sum = fmaf(v, v, sum);
+    }
+    return 1.0f / sqrtf(warp_sum(sum) + 1e-6f);
+}
+
+/* The log decay g <= 0 and the write strength of one row and head. */
+__device__ __forceinline__ float log_decay(float a, float A_log, float dt_bias) {
+    return -qep_expf(A_log) * qep_softplusf(a + dt_bias);
+}
+
+#endif

@@ -1,0 +1,82 @@
+/* Table entries of Gated DeltaNet. */
+#include "kernels/cuda/deltanet.h"
+
+#include <assert.h>
+
+enum qep_status cuda_delta_limits(const struct qep_delta_dims *dims) {
+    int32_t dk = dims->key_head_dim, dv = dims->value_head_dim;
+    if (dk > CUDA_MAX_DELTA_DIM || dv > CUDA_MAX_DELTA_DIM || dk % 4 != 0 || dv % 4 != 0)
+        return qep_fail(QEP_ERR_USAGE,
+                        "the cuda backend has linear attention for key and value head dims that "
+                        "are multiples of 4 up to %d, the model has %d and %d",
+                        (int)CUDA_MAX_DELTA_DIM, (int)dk, (int)dv);
+    if (dims->conv_kernel_dim > CUDA_MAX_CONV)
+        return qep_fail(QEP_ERR_USAGE,
+                        "the cuda backend has convolutions of up to %d inputs, the model has %d",
+                        (int)CUDA_MAX_CONV, (int)dims->conv_kernel_dim);
+    if (dims->num_value_heads % dims->num_key_heads != 0)
+        return qep_fail(QEP_ERR_USAGE, "%d value heads do not divide over %d key heads",
+                        (int)dims->num_value_heads, (int)dims->num_key_heads);
+    return QEP_OK;
+}
+
+static int32_t longest_span(const struct qep_batch *batch) {
+    int32_t longest = 0;
+    for (int32_t s = 0; s < batch->num_spans; s++)
+        longest = batch->spans[s].num_rows > longest ? batch->spans[s].num_rows : longest;
+    return longest;
+}
+
+static int32_t num_channels(const struct qep_delta_dims *dims) {
+    return 2 * dims->num_key_heads * dims->key_head_dim +
+           dims->num_value_heads * dims->value_head_dim;
+}
+
+enum qep_status cuda_delta_conv(struct qep_backend *be, const struct qep_delta_dims *dims,
+                                const struct qep_batch *batch, float *out, const float *qkv,
+                                const float *weight, float *conv_state) {
+    if (batch->num_rows == 0)
+        return QEP_OK;
+    assert(dims->conv_kernel_dim >= 1 && dims->conv_kernel_dim <= CUDA_MAX_CONV);
+    return cuda_check(cuda_launch_delta_conv(cuda_backend_of(be)->stream, batch->dev_spans,
+                                             batch->num_spans, longest_span(batch),
+                                             num_channels(dims), dims->conv_kernel_dim, out, qkv,
+                                             weight, conv_state),
+                      "delta_conv");
+}
+
+enum qep_status cuda_delta(struct qep_backend *be, const struct qep_delta_dims *dims,
+                           const struct qep_batch *batch, float *out, const float *qkv,
+                           const float *a, const float *b, const float *A_log, const float *dt_bias,
+                           float *state) {
+    struct cuda_delta_args args = {dims->num_key_heads,
+                                   dims->num_value_heads,
+                                   dims->key_head_dim,
+                                   dims->value_head_dim,
+                                   batch->num_spans,
+                                   batch->dev_spans,
+                                   out,
+                                   qkv,
+                                   a,
+                                   b,
+                                   A_log,
+                                   dt_bias,
+                                   state};
+    if (batch->num_rows == 0)
+        return QEP_OK;
+    assert(dims->key_head_dim % 4 == 0 && dims->key_head_dim <= CUDA_MAX_DELTA_DIM);
+    assert(dims->value_head_dim % 4 == 0 && dims->value_head_dim <= CUDA_MAX_DELTA_DIM);
+    assert(dims->num_value_heads % dims->num_key_heads == 0);
+    return cuda_check(cuda_launch_delta_scan(cuda_backend_of(be)->stream, &args), "delta");
+}
+
+enum qep_status cuda_delta_norm(struct qep_backend *be, const struct qep_delta_dims *dims,
+                                float *out, const float *o, const float *z, const float *w,
+                                int32_t n) {
+    if (n == 0)
+        return QEP_OK;
+    return cuda_check(cuda_launch_delta_norm(cuda_backend_of(be)->stream, out, o, z, w,
+                                             (size_t)n * (size_t)dims->num_value_heads,
+                                             dims->value_head_dim, dims->eps),
+                      "delta_norm");
+}

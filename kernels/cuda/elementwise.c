@@ -1,0 +1,65 @@
+/* Table entries of the row-wise and element-wise ops and the router. */
+#include "kernels/cuda/elementwise.h"
+
+#include "kernels/device_ops.h"
+
+#include <assert.h>
+
+enum qep_status cuda_rms_norm(struct qep_backend *be, float *out, const float *x, const float *w,
+                              int32_t n, int32_t cols, float eps) {
+    if (n == 0)
+        return QEP_OK;
+    return cuda_check(cuda_launch_rms_norm(cuda_backend_of(be)->stream, out, x, w, n, cols, eps),
+                      "rms_norm");
+}
+
+enum qep_status cuda_act_convert(struct qep_backend *be, void *out, size_t row_stride,
+                                 enum qep_act_type type, const float *x, int32_t n, int32_t cols) {
+    cudaStream_t stream = cuda_backend_of(be)->stream;
+    cudaError_t error;
+    if (n == 0)
+        return QEP_OK;
+    assert(row_stride % 16 == 0 && row_stride >= qep_act_row_bytes(type, cols));
+    if (type == QEP_ACT_F32)
+        error = cuda_launch_act_f32(stream, out, row_stride, x, n, cols);
+    else if (type == QEP_ACT_BF16)
+        error = cuda_launch_act_bf16(stream, out, row_stride, x, n, cols);
+    else
+        error = cuda_launch_act_int8(stream, out, row_stride, x, n, cols);
+    return cuda_check(error, "act_convert");
+}
+
+enum qep_status cuda_add(struct qep_backend *be, float *y, const float *x, size_t count) {
+    if (count == 0)
+        return QEP_OK;
+    return cuda_check(cuda_launch_add(cuda_backend_of(be)->stream, y, x, count), "add");
+}
+
+enum qep_status cuda_gated_add(struct qep_backend *be, float *y, const float *x, const float *gate,
+                               int32_t n, int32_t cols) {
+    if (n == 0)
+        return QEP_OK;
+    return cuda_check(cuda_launch_gated_add(cuda_backend_of(be)->stream, y, x, gate, n, cols),
+                      "gated_add");
+}
+
+enum qep_status cuda_swiglu(struct qep_backend *be, float *out, const float *gate, const float *up,
+                            int32_t n, int32_t cols) {
+    if (n == 0)
+        return QEP_OK;
+    return cuda_check(
+        cuda_launch_swiglu(cuda_backend_of(be)->stream, out, gate, up, (size_t)n * (size_t)cols),
+        "swiglu");
+}
+
+enum qep_status cuda_router_topk(struct qep_backend *be, int32_t *topk_idx, float *topk_weights,
+                                 const float *logits, int32_t n, int32_t num_experts,
+                                 int32_t top_k) {
+    if (n == 0)
+        return QEP_OK;
+    assert(num_experts <= QEP_DEVICE_MAX_EXPERTS && top_k <= QEP_DEVICE_MAX_TOP_K &&
+           top_k <= num_experts);
+    return cuda_check(cuda_launch_router_topk(cuda_backend_of(be)->stream, topk_idx, topk_weights,
+                                              logits, n, num_experts, top_k),
+                      "router_topk");
+}

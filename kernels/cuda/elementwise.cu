@@ -1,0 +1,208 @@
+/* RMSNorm, activation rows, residual adds, SwiGLU. Rows whose length is a multiple of 4 move in 16
+ * bytes; which way is taken follows from the shape. */
+#include "kernels/cuda/elementwise.h"
+
+#include "kernels/cuda/warp.h"
+#include "kernels/mathfn.h"
+
+namespace {
+
+enum { THREADS = 256 };
+
+__device__ __forceinline__ size_t global_thread() {
+    return static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+dim3 blocks_for(size_t threads) {
+    return dim3(static_cast<unsigned>((threads + THREADS - 1) / THREADS));
+}
+
+/* ---- RMSNorm: a block per row ---- */
+
+__device__ __forceinline__ float4 scaled(float4 x, float inv, float4 w) {
+    return make_float4(x.x * inv * w.x, x.y * inv * w.y, x.z * inv * w.z, x.w * inv * w.w);
+}
+
+__global__ void __launch_bounds__(THREADS)
+    rms_norm_kernel(gptr<float> out, gptr<const float> x, gptr<const float> w, int cols,
+                    float eps) {
+    shared_arena arena;
+    sptr<float> part = arena.take<float>(THREADS / WARP);
+    size_t row = static_cast<size_t>(blockIdx.x) * static_cast<size_t>(cols);
+    int quads = cols % 4 == 0 ? cols / 4 : 0;
+    float sum = 0.0f;
+    for (int i = static_cast<int>(threadIdx.x); i < quads; i += THREADS) {
+        float4 v = as_floats(load16(x + row + 4 * i));
+        sum = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, sum))));
+    }
+    for (int i = 4 * quads + static_cast<int>(threadIdx.x); i < cols; i += THREADS) {
+        float v = x[row + i];
+        sum = fmaf(v, v, sum);
+    }
+    float inv = 1.0f / sqrtf(block_sum(sum, part) / static_cast<float>(cols) + eps);
+    for (int i = static_cast<int>(threadIdx.x); i < quads; i += THREADS)
+        store16(out + row + 4 * i, as_bits(scaled(as_floats(load16(x + row + 4 * i)), inv,
+                                                  as_floats(load16(w + 4 * i)))));
+    for (int i = 4 * quads + static_cast<int>(threadIdx.x); i < cols; i += THREADS) {
+        float v = x[row + i], weight = w[i];
+        out[row + i] = v * inv * weight;
+    }
+}
+
+/* ---- activation rows: a thread per 16 bytes, a warp per int8 group ---- */
+
+/* x[c], or 0 beyond the row. */
+__device__ __forceinline__ float at_or_zero(gptr<const float> row, int c, int cols) {
+    if (c >= cols)
+        return 0.0f;
+    return row[c];
+}
+
+__device__ __forceinline__ float4 four_or_zero(gptr<const float> row, int c, int cols) {
+    if (cols % 4 == 0)
+        return c < cols ? as_floats(load16(row + c)) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    return make_float4(at_or_zero(row, c, cols), at_or_zero(row, c + 1, cols),
+                       at_or_zero(row, c + 2, cols), at_or_zero(row, c + 3, cols));
+}
+
+__global__ void __launch_bounds__(THREADS)
+    act_f32_kernel(gptr<uint8_t> out, size_t row_stride, gptr<const float> x, int cols) {
+    int piece = static_cast<int>(global_thread());
+    gptr<const float> row = x + static_cast<size_t>(blockIdx.y) * static_cast<size_t>(cols);
+    if (4 * piece < cols)
+        store16(out + blockIdx.y * row_stride + 16 * static_cast<size_t>(piece),
+                as_bits(four_or_zero(row, 4 * piece, cols)));
+}
+
+__global__ void __launch_bounds__(THREADS)
+    act_bf16_kernel(gptr<uint8_t> out, size_t row_stride, gptr<const float> x, int cols) {
+    int piece = static_cast<int>(global_thread());
+    gptr<const float> row = x + static_cast<size_t>(blockIdx.y) * static_cast<size_t>(cols);
+    if (8 * piece >= cols)
+        return;
+    float4 a = four_or_zero(row, 8 * piece, cols), b = four_or_zero(row, 8 * piece + 4, cols);
+    store16(out + blockIdx.y * row_stride + 16 * static_cast<size_t>(piece),
+            make_uint4(pack_bf16x2(a.x, a.y), pack_bf16x2(a.z, a.w), pack_bf16x2(b.x, b.y),
+                       pack_bf16x2(b.z, b.w)));
+}
+
+__device__ __forceinline__ int8_t quantised(float x, float scale) {
+    float q = scale > 0.0f ? x / scale : 0.0f;
+    q = q > 127.0f ? 127.0f : q; /* a subnormal scale may have lost bits */
+    q = q < -127.0f ? -127.0f : q;
+    return static_cast<int8_t>(qep_round_even_int(q));
+}
+
+__global__ void __launch_bounds__(THREADS)
+    act_int8_kernel(gptr<uint8_t> out, size_t row_stride, gptr<const float> x, int cols) {
+    int groups = (cols + QEP_ACT_GROUP - 1) / QEP_ACT_GROUP;
+    int group = static_cast<int>(global_thread()) / WARP,
+        lane = static_cast<int>(threadIdx.x) % WARP;
+    size_t row = blockIdx.y * row_stride, end = row + static_cast<size_t>(groups) * 36;
+    if (group == groups) { /* padding of the row */
+        if (lane < (16 - groups * 36 % 16) % 16)
+            out[end + lane] = 0;
+    }
+    if (group >= groups)
+        return;
+    float v = at_or_zero(x + static_cast<size_t>(blockIdx.y) * static_cast<size_t>(cols),
+                         group * QEP_ACT_GROUP + lane, cols);
+    float scale = warp_max(fabsf(v)) / 127.0f;
+    out[row + group * QEP_ACT_GROUP + lane] = static_cast<uint8_t>(quantised(v, scale));
+    if (lane == 0)
+        store4(out + row + groups * QEP_ACT_GROUP + 4 * group, __float_as_uint(scale));
+}
+
+/* ---- element-wise: a thread per four floats ---- */
+
+__global__ void __launch_bounds__(THREADS)
+    add_kernel(gptr<float> y, gptr<const float> x, size_t count) {
+    size_t i = 4 * global_thread();
+    if (i + 4 <= count) {
+        float4 a = as_floats(load16(y + i)), b = as_floats(load16(x + i));
+        store16(y + i, as_bits(make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w)));
+        return;
+    }
+    for (; i < count; i++) {
+        float a = y[i], b = x[i];
+        y[i] = a + b;
+    }
+}
+
+__global__ void __launch_bounds__(THREADS)
+    gated_add_kernel(gptr<float> y, gptr<const float> x, gptr<const float> gate, int cols) {
+    int c = static_cast<int>(global_thread());
+    if (c >= cols)
+        return;
+    size_t i = static_cast<size_t>(blockIdx.y) * static_cast<size_t>(cols) + c;
+    float factor = qep_sigmoidf(gate[blockIdx.y]), a = y[i], b = x[i];
+    y[i] = a + factor * b;
+}
+
+__device__ __forceinline__ float swiglu_of(float gate, float up) {
+    return qep_siluf(gate) * up;
+}
+
+__global__ void __launch_bounds__(THREADS)
+    swiglu_kernel(gptr<float> out, gptr<const float> gate, gptr<const float> up, size_t count) {
+    size_t i = 4 * global_thread();
+    if (i + 4 <= count) {
+        float4 g = as_floats(load16(gate + i)), u = as_floats(load16(up + i));
+        store16(out + i, as_bits(make_float4(swiglu_of(g.x, u.x), swiglu_of(g.y, u.y),
+                                             swiglu_of(g.z, u.z), swiglu_of(g.w, u.w))));
+        return;
+    }
+    for (; i < count; i++) {
+        float g = gate[i], u = up[i];
+        out[i] = swiglu_of(g, u);
+    }
+}
+
+dim3 row_grid(int32_t pieces, int32_t n) {
+    dim3 grid = blocks_for(static_cast<size_t>(pieces));
+    grid.y = static_cast<unsigned>(n);
+    return grid;
+}
+
+} // namespace
+
+extern "C" cudaError_t cuda_launch_rms_norm(cudaStream_t stream, float *out, const float *x,
+                                            const float *w, int32_t n, int32_t cols, float eps) {
+    return launch(rms_norm_kernel, dim3(static_cast<unsigned>(n)), dim3(THREADS),
+                  THREADS / WARP * sizeof(float), stream, out, x, w, cols, eps);
+}
+
+extern "C" cudaError_t cuda_launch_act_f32(cudaStream_t stream, void *out, size_t row_stride,
+                                           const float *x, int32_t n, int32_t cols) {
+    return launch(act_f32_kernel, row_grid((cols + 3) / 4, n), dim3(THREADS), 0, stream,
+                  static_cast<uint8_t *>(out), row_stride, x, cols);
+}
+
+extern "C" cudaError_t cuda_launch_act_bf16(cudaStream_t stream, void *out, size_t row_stride,
+                                            const float *x, int32_t n, int32_t cols) {
+    return launch(act_bf16_kernel, row_grid((cols + 7) / 8, n), dim3(THREADS), 0, stream,
+                  static_cast<uint8_t *>(out), row_stride, x, cols);
+}
+
+extern "C" cudaError_t cuda_launch_act_int8(cudaStream_t stream, void *out, size_t row_stride,
+                                            const float *x, int32_t n, int32_t cols) {
+    int32_t groups = (cols + QEP_ACT_GROUP - 1) / QEP_ACT_GROUP;
+    return launch(act_int8_kernel, row_grid((groups + 1) * WARP, n), dim3(THREADS), 0, stream,
+                  static_cast<uint8_t *>(out), row_stride, x, cols);
+}
+
+extern "C" cudaError_t cuda_launch_add(cudaStream_t stream, float *y, const float *x,
+                                       size_t count) {
+    return launch(add_kernel, blocks_for((count + 3) / 4), dim3(THREADS), 0, stream, y, x, count);
+}
+
+extern "C" cudaError_t cuda_launch_gated_add(cudaStream_t stream, float *y, const float *x,
+                                             const float *gate, int32_t n, int32_t cols) {
+    return launch(gated_add_kernel, row_grid(cols, n), dim3(THREADS), 0, stream, y, x, gate, cols);
+}
+
+extern "C" cudaError_t cuda_launch_swiglu(cudaStream_t stream, float *out, const float *gate,
+                                          const float *up, size_t count) {
+    return launch(swiglu_kernel, blocks_for((count + 3) / 4), dim3(THREADS), 0, stream, out, gate,
+                  up, count);
+}
