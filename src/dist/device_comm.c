@@ -16,6 +16,14 @@ void qep_device_comm_destroy(struct qep_device_comm *dc) {
         dc->ops->destroy(dc);
 }
 
+void qep_device_comm_init(struct qep_device_comm *dc, const struct qep_device_comm_ops *ops,
+                          struct qep_comm *comm, const struct qep_device_memory *memory) {
+    dc->ops = ops;
+    dc->comm = comm;
+    dc->memory = *memory;
+    dc->spins = qep_backoff_spins(comm->num_local_ranks);
+}
+
 enum qep_status qep_device_copy_self(struct qep_device_comm *dc, const void *send,
                                      const size_t *send_bytes, const size_t *send_offset,
                                      void *recv, const size_t *recv_bytes,
@@ -34,7 +42,7 @@ enum qep_status qep_device_wait_idle(struct qep_device_comm *dc, double timeout_
                                      const char *what) {
     struct qep_backoff backoff;
     bool idle = false;
-    qep_backoff_init(&backoff, qep_backoff_spins(dc->comm->num_local_ranks));
+    qep_backoff_init(&backoff, dc->spins);
     backoff.max_sleep_us = MAX_STREAM_SLEEP_US;
     for (;;) {
         QEP_TRY(dc->memory.query(dc->memory.ctx, &idle));

@@ -69,6 +69,7 @@ struct qep_device_comm {
     const struct qep_device_comm_ops *ops;
     struct qep_comm *comm; /* borrowed */
     struct qep_device_memory memory;
+    int spins;        /* polls before a waiting thread gives its core away (backoff.h) */
     bool capturable;  /* collectives may be recorded into a graph (after warm_up) */
     char detail[160]; /* for summaries: "NCCL 2.28.9", or why NCCL was not chosen */
 };

@@ -19,6 +19,10 @@ enum qep_status qep_device_comm_nccl_create(struct qep_comm *comm,
                                             const struct qep_device_memory *memory,
                                             double timeout_s, struct qep_device_comm **out);
 
+/* The common part of a zeroed transport. */
+void qep_device_comm_init(struct qep_device_comm *dc, const struct qep_device_comm_ops *ops,
+                          struct qep_comm *comm, const struct qep_device_memory *memory);
+
 /* The part of an alltoallv that stays on this rank. */
 enum qep_status qep_device_copy_self(struct qep_device_comm *dc, const void *send,
                                      const size_t *send_bytes, const size_t *send_offset,

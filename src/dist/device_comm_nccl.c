@@ -138,7 +138,7 @@ static enum qep_status settle(struct nccl_comm *nc, const char *call, ncclResult
     ncclResult_t async = ncclInProgress;
     if (r != ncclSuccess && r != ncclInProgress)
         return fail_call(nc, call, r);
-    qep_backoff_init(&backoff, qep_backoff_spins(nc->base.comm->num_local_ranks));
+    qep_backoff_init(&backoff, nc->base.spins);
     for (;;) {
         r = api.CommGetAsyncError(nc->nccl, &async);
         if (r != ncclSuccess)
@@ -355,9 +355,7 @@ enum qep_status qep_device_comm_nccl_create(struct qep_comm *comm,
         st = qep_alloc(2 * (size_t)comm->num_ranks, sizeof *equal, "transport", (void **)&equal);
     st = qep_comm_agree(comm, st);
     if (st == QEP_OK) {
-        nc->base.ops = &ops;
-        nc->base.comm = comm;
-        nc->base.memory = *memory;
+        qep_device_comm_init(&nc->base, &ops, comm, memory);
         nc->base.capturable = true;
         nc->timeout_s = timeout_s;
         nc->equal = equal;

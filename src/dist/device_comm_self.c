@@ -51,9 +51,7 @@ enum qep_status qep_device_comm_self_create(struct qep_comm *comm,
     };
     *out = NULL;
     QEP_TRY(qep_calloc(1, sizeof **out, "transport", (void **)out));
-    (*out)->ops = &ops;
-    (*out)->comm = comm;
-    (*out)->memory = *memory;
+    qep_device_comm_init(*out, &ops, comm, memory);
     (*out)->capturable = true;
     snprintf((*out)->detail, sizeof(*out)->detail, "copies on the device");
     return QEP_OK;

@@ -181,9 +181,7 @@ enum qep_status qep_device_comm_staged_create(struct qep_comm *comm,
         free(arrays);
         return st;
     }
-    sc->base.ops = &ops;
-    sc->base.comm = comm;
-    sc->base.memory = *memory;
+    qep_device_comm_init(&sc->base, &ops, comm, memory);
     snprintf(sc->base.detail, sizeof sc->base.detail, "through host memory, %s", comm->ops->name);
     for (int side = SEND; side <= RECV; side++) {
         sc->host_bytes[side] = arrays + (size_t)side * num_ranks;

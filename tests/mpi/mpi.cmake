@@ -37,6 +37,10 @@ if(MPI_C_FOUND AND QEP_MPIRUN)
   qep_mpi_test(NAME comm COMMAND mpi_comm RANKS 1 2 3 4 8)
   qep_mpi_test(NAME idle COMMAND mpi_rank idle RANKS 2 4)
 
+  add_executable(mpi_device ${CMAKE_CURRENT_LIST_DIR}/mpi_device.c)
+  target_link_libraries(mpi_device PRIVATE qep_device_comm_support)
+  qep_mpi_test(NAME device COMMAND mpi_device RANKS 1 2 3 4)
+
   # Faults: the script starts mpirun itself and judges exit codes and stderr.
   foreach(mode hang fail alike abort kill drain cpus)
     add_test(NAME mpi.fault.${mode} COMMAND ${CMAKE_CURRENT_LIST_DIR}/faults.sh

@@ -18,6 +18,10 @@ struct test_device {
     void (*get)(struct qep_device_memory *memory, void *host, const void *dev, size_t bytes);
 };
 
+/* Plain memory; transfers run as late as they may: at a sync, or one by one when the stream is
+ * asked about. Stands for a device of its own in every rank. */
+extern const struct test_device plain_device;
+
 struct rank_arg {
     struct qep_comm *comm;
     const struct test_device *device;
