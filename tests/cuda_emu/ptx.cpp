@@ -1,0 +1,111 @@
+#include "cuda_emu/ptx.h"
+#include "cuda_emu/internal.h"
+
+namespace emu {
+namespace {
+
+struct matrix_rows {
+    uint16_t row[8]; /* the one this lane addressed */
+    bool trans;
+    uint32_t *r;
+};
+
+const matrix_rows &rows_of(const warp &w, uint32_t lane) {
+    return *static_cast<const matrix_rows *>(w.lanes[lane]->op.payload);
+}
+
+/* Element (row, col) of matrix i: that row came from lane 8 i + row. */
+uint32_t element(const warp &w, uint32_t i, uint32_t row, uint32_t col) {
+    return rows_of(w, 8 * i + row).row[col];
+}
+
+void complete_ldmatrix(warp &w, uint32_t) {
+    for (uint32_t lane = 0; lane < warp_size; lane++) {
+        const matrix_rows &mine = rows_of(w, lane);
+        uint32_t g = lane / 4, t = 2 * (lane % 4);
+        for (uint32_t i = 0; i < 4; i++)
+            mine.r[i] = mine.trans ? element(w, i, t, g) | element(w, i, t + 1, g) << 16
+                                   : element(w, i, g, t) | element(w, i, g, t + 1) << 16;
+    }
+}
+
+struct fragments {
+    float (*d)[4];
+    const uint32_t (*a)[4];
+    const uint32_t (*b)[2];
+};
+
+const fragments &fragments_of(const warp &w, uint32_t lane) {
+    return *static_cast<const fragments *>(w.lanes[lane]->op.payload);
+}
+
+/* d += a b; products are exact in double, the sum is rounded to f32 once. (The hardware's order
+ * and rounding of the sum are its own.) */
+template <int K> void multiply(const warp &w, const float (&a)[16][K], const float (&b)[K][8]) {
+    for (uint32_t row = 0; row < 16; row++) {
+        double sum[8] = {};
+        for (uint32_t k = 0; k < K; k++)
+            for (uint32_t n = 0; n < 8; n++)
+                sum[n] += static_cast<double>(a[row][k]) * static_cast<double>(b[k][n]);
+        for (uint32_t n = 0; n < 8; n++) {
+            float &d = (*fragments_of(w, row % 8 * 4 + n / 2).d)[row / 8 * 2 + n % 2];
+            d = static_cast<float>(static_cast<double>(d) + sum[n]);
+        }
+    }
+}
+
+void complete_mma_bf16(warp &w, uint32_t) {
+    float a[16][16], b[16][8];
+    for (uint32_t lane = 0; lane < warp_size; lane++) {
+        const fragments &f = fragments_of(w, lane);
+        uint32_t g = lane / 4, t = 2 * (lane % 4);
+        for (uint32_t i = 0; i < 4; i++) {
+            a[g + i % 2 * 8][t + i / 2 * 8] = bf16x2_lo((*f.a)[i]);
+            a[g + i % 2 * 8][t + i / 2 * 8 + 1] = bf16x2_hi((*f.a)[i]);
+        }
+        for (uint32_t i = 0; i < 2; i++) {
+            b[t + 8 * i][g] = bf16x2_lo((*f.b)[i]);
+            b[t + 8 * i + 1][g] = bf16x2_hi((*f.b)[i]);
+        }
+    }
+    multiply(w, a, b);
+}
+
+float tf32(uint32_t v) {
+    return __uint_as_float(v & 0xffffe000u);
+}
+
+void complete_mma_tf32(warp &w, uint32_t) {
+    float a[16][8], b[8][8];
+    for (uint32_t lane = 0; lane < warp_size; lane++) {
+        const fragments &f = fragments_of(w, lane);
+        uint32_t g = lane / 4, t = lane % 4;
+        for (uint32_t i = 0; i < 4; i++)
+            a[g + i % 2 * 8][t + i / 2 * 4] = tf32((*f.a)[i]);
+        for (uint32_t i = 0; i < 2; i++)
+            b[t + 4 * i][g] = tf32((*f.b)[i]);
+    }
+    multiply(w, a, b);
+}
+
+} // namespace
+
+void ldmatrix(uint32_t (&r)[4], allocation &row, intptr_t off, bool trans, site at) {
+    matrix_rows mine = {{}, trans, r};
+    uint4 v = read<uint4>(row, off);
+    memcpy(mine.row, &v, sizeof v);
+    collective(trans ? "ldmatrix_x4_trans" : "ldmatrix_x4", full_mask, true, at, &mine,
+               complete_ldmatrix);
+}
+
+void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], site at) {
+    fragments mine = {&d, &a, &b};
+    collective("mma_bf16_16816", full_mask, true, at, &mine, complete_mma_bf16);
+}
+
+void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], site at) {
+    fragments mine = {&d, &a, &b};
+    collective("mma_tf32_1688", full_mask, true, at, &mine, complete_mma_tf32);
+}
+
+} // namespace emu
