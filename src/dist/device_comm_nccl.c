@@ -104,13 +104,14 @@ static void check_version(void) {
 
 static void load(void) {
     void *library = RTLD_DEFAULT; /* linked in, as tests do */
-    if (dlsym(library, "ncclGetVersion") == NULL)
+    if (dlsym(RTLD_DEFAULT, "ncclGetVersion") == NULL) {
         library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
-    if (library == NULL) {
-        const char *error = dlerror();
-        snprintf(api.why_not, sizeof api.why_not, "cannot load NCCL: %s",
-                 error != NULL ? error : "libnccl.so.2");
-        return;
+        if (library == NULL) {
+            const char *error = dlerror();
+            snprintf(api.why_not, sizeof api.why_not, "cannot load NCCL: %s",
+                     error != NULL ? error : "libnccl.so.2");
+            return;
+        }
     }
     find_symbols(library);
     if (api.why_not[0] == '\0')

@@ -161,7 +161,7 @@ static enum qep_status record(struct rank_arg *arg, struct graph_buffers *x,
 static void warm_up(struct rank_arg *arg) {
     size_t bytes = QEP_DEVICE_WARM_UP_BYTES * (size_t)arg->comm->num_ranks;
     void *scratch = emu_alloc(&arg->memory, bytes);
-    CUDA_OK(cudaMemset(scratch, 0, bytes));
+    CUDA_OK(cudaMemsetAsync(scratch, 0, bytes, arg->memory.stream));
     RANK_CHECK(arg->dc->ops->warm_up(arg->dc, scratch) == QEP_OK);
     emu_free(&arg->memory, scratch);
 }
