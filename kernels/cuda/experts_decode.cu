@@ -1,0 +1,78 @@
+/* Routed experts on few rows: for every active expert the GEMV of gemv.cuh over its items. The grid
+ * has room for as many active experts as the call may have; the rest return at once. */
+#include "kernels/cuda/experts_args.cuh"
+#include "kernels/cuda/gemv.cuh"
+
+/* Experts at work at the same time, for the number of K slices: a fixed figure, since bits follow
+ * from shapes alone. */
+enum { USUAL_EXPERTS = 8 };
+
+template <int TYPE, int NT> struct gemv_call {
+    const cuda_matrix &m;
+    int tile, num_columns;
+    sptr<float> shared;
+    template <class Columns, class Store>
+    __device__ __forceinline__ void operator()(gptr<const byte_t> data, gptr<const byte_t> scales,
+                                               const Columns &columns, const Store &store) const {
+        gemv_tile<TYPE, NT>(m, data, scales, tile, columns, num_columns, shared, store);
+    }
+};
+
+template <int TYPE, int NT, bool DOWN>
+static __global__ void __launch_bounds__(512)
+    experts_decode_kernel(cuda_matrix m, expert_work work) {
+    shared_arena arena;
+    sptr<float> shared = arena.take<float>(static_cast<int>(blockDim.y * blockDim.z) * NT * 128);
+    int num_active = work.counts[0];
+    if (static_cast<int>(blockIdx.y) >= num_active)
+        return;
+    int expert = work.active[blockIdx.y];
+    int begin = work.item_begin[expert], end = work.item_begin[expert + 1];
+    int tile = static_cast<int>(blockIdx.x * blockDim.z + threadIdx.z);
+    for (int first = begin; first < end; first += 8 * NT) {
+        gemv_call<TYPE, NT> call = {m, tile, min(end - first, 8 * NT), shared};
+        with_items<DOWN>(m, work, expert, first, call);
+        __syncthreads();
+    }
+}
+
+template <int TYPE, int NT, bool DOWN>
+static cudaError_t launch_columns(cudaStream_t stream, const cuda_matrix &m,
+                                  const struct cuda_expert_job *job) {
+    int slices = gemv_slices(m, USUAL_EXPERTS), tiles = gemv_tiles(slices, NT);
+    dim3 grid((m.num_tiles + tiles - 1) / tiles, job->map.max_active);
+    return launch(experts_decode_kernel<TYPE, NT, DOWN>, grid, dim3(32, slices, tiles),
+                  gemv_shared(slices, tiles, NT), stream, m, work_of(job));
+}
+
+template <int TYPE, bool DOWN>
+static cudaError_t launch_type(cudaStream_t stream, const cuda_matrix &m,
+                               const struct cuda_expert_job *job) {
+    if (job->num_rows <= 8)
+        return launch_columns<TYPE, 1, DOWN>(stream, m, job);
+    if (job->num_rows <= 64)
+        return launch_columns<TYPE, 2, DOWN>(stream, m, job);
+    return launch_columns<TYPE, 4, DOWN>(stream, m, job);
+}
+
+template <bool DOWN>
+static cudaError_t launch_matrix(cudaStream_t stream, const cuda_matrix &m,
+                                 const struct cuda_expert_job *job) {
+    switch (m.type) {
+    case QEP_WEIGHT_INT4:
+        return launch_type<QEP_WEIGHT_INT4, DOWN>(stream, m, job);
+    case QEP_WEIGHT_INT8:
+        return launch_type<QEP_WEIGHT_INT8, DOWN>(stream, m, job);
+    case QEP_WEIGHT_BF16:
+        return launch_type<QEP_WEIGHT_BF16, DOWN>(stream, m, job);
+    case QEP_WEIGHT_F32:
+        break;
+    }
+    return cudaErrorInvalidValue;
+}
+
+extern "C" cudaError_t cuda_launch_experts_decode(cudaStream_t stream,
+                                                  const struct cuda_expert_job *job) {
+    cudaError_t e = launch_matrix<false>(stream, job->gate_up, job);
+    return e == cudaSuccess ? launch_matrix<true>(stream, job->down, job) : e;
+}
