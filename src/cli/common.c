@@ -51,6 +51,8 @@ void qep_common_init(struct qep_common *c, struct qep_option table[QEP_NUM_COMMO
         {"config-file", 0, QEP_OPTION_STRING, &config_file, "F", "options from a JSON object", 0, 0,
          NULL, NULL},
         {"help", 'h', QEP_OPTION_FLAG, &c->help, NULL, "this text", 0, 0, NULL, NULL},
+        {"cuda-graphs", 0, QEP_OPTION_CHOICE, &e->cuda_graphs, "on|off",
+         "decode steps on a GPU as captured graphs", 0, 0, "on|off", NULL},
         {"slots", 0, QEP_OPTION_INT, &e->num_slots, "N", "sequences at once", 1, 4096, NULL, NULL}};
     memcpy(table, rows, sizeof rows);
 }
@@ -147,6 +149,10 @@ enum qep_status qep_common_parse(struct qep_comm *comm, struct qep_common *commo
                                  const struct qep_option_table *shared, int argc, char **argv) {
     const struct qep_option_table tables[2] = {*own, *shared};
     QEP_TRY(qep_comm_agree(comm, parse(tables, argc, argv)));
+    const char *t = common->transport;
+    common->engine.device_transport = strcmp(t, "auto") == 0 || strcmp(t, "self") == 0 ? "auto"
+                                      : strcmp(t, "nccl") == 0                         ? "nccl"
+                                                                                       : "staged";
     if (common->quiet || common->verbose)
         qep_log_set_level(common->quiet ? QEP_LOG_QUIET : QEP_LOG_VERBOSE);
     return QEP_OK;
@@ -198,7 +204,8 @@ enum qep_status qep_common_launch(struct qep_comm *comm, const struct qep_common
                                   qep_rank_fn *fn, void *arg) {
     const char *t = common->transport;
     enum qep_status st = QEP_OK;
-    bool threads = strcmp(t, "threads") == 0;
+    bool nccl = strcmp(t, "nccl") == 0;
+    bool threads = strcmp(t, "threads") == 0 || (nccl && comm->num_ranks == 1 && common->ranks > 0);
     if (threads && comm->num_ranks > 1)
         st = qep_fail(QEP_ERR_USAGE,
                       "--transport threads runs in one process, not under a launcher of %d",
@@ -208,8 +215,6 @@ enum qep_status qep_common_launch(struct qep_comm *comm, const struct qep_common
                       comm->num_ranks);
     else if (strcmp(t, "mpi") == 0 && strcmp(comm->ops->name, "mpi") != 0)
         st = qep_fail(QEP_ERR_USAGE, "--transport mpi needs a launcher (mpirun, srun --mpi=pmix)");
-    else if (strcmp(t, "nccl") == 0)
-        st = qep_fail(QEP_ERR_UNAVAILABLE, "--transport nccl: this build has no CUDA backend");
     else if (common->ranks > 0 && !threads)
         st = qep_fail(QEP_ERR_USAGE,
                       "--ranks goes with --transport threads; use mpirun -np %lld otherwise",

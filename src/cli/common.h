@@ -14,7 +14,7 @@ struct qep_common {
     bool quiet, verbose, help;
 };
 
-enum { QEP_NUM_COMMON_OPTIONS = 18 };
+enum { QEP_NUM_COMMON_OPTIONS = 19 };
 
 /* Defaults, and the table that fills `common` (targets point into it). */
 void qep_common_init(struct qep_common *common, struct qep_option table[QEP_NUM_COMMON_OPTIONS]);

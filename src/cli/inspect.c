@@ -7,7 +7,7 @@
 #include "cli/build_cli.h"
 #include "cli/command.h"
 #include "cli/options.h"
-#include "dist/placement.h"
+#include "model/rank_bytes.h"
 #include "shard/verify.h"
 
 #include <stdatomic.h>
@@ -88,21 +88,11 @@ static void print_model(const struct qep_shard_dir *dir) {
            (double)info->stored_bytes / 1e9);
 }
 
-/* Bytes in memory of one tensor as stored. */
-static uint64_t tensor_bytes(const struct qep_manifest *m, size_t idx) {
-    struct qep_part parts[2];
-    uint64_t total = 0;
-    int n = qep_layout_parts(&m->inventory.specs[idx], m->types[idx], m->info.group_size, parts);
-    for (int p = 0; p < n; p++)
-        total += (uint64_t)parts[p].rows * parts[p].row_bytes;
-    return total;
-}
-
 static void print_types(const struct qep_manifest *m) {
     uint64_t bytes[4] = {0};
     size_t counts[4] = {0};
     for (size_t i = 0; i < m->inventory.num_specs; i++) {
-        bytes[m->types[i]] += tensor_bytes(m, i);
+        bytes[m->types[i]] += qep_tensor_bytes(m, i);
         counts[m->types[i]]++;
     }
     for (int t = 0; t < 4; t++)
@@ -125,32 +115,6 @@ static void print_files(const struct qep_shard_dir *dir) {
     }
 }
 
-struct rank_bytes {
-    uint64_t experts, head, dense, embed;
-};
-
-static void add_tensor(const struct qep_placement *p, const struct qep_manifest *m, size_t idx,
-                       struct rank_bytes *ranks) {
-    const struct qep_tensor_spec *spec = &m->inventory.specs[idx];
-    uint64_t bytes = tensor_bytes(m, idx);
-    if (spec->expert >= 0) {
-        ranks[p->expert_rank[spec->expert]].experts += bytes;
-        return;
-    }
-    for (int r = 0; r < p->num_ranks; r++) {
-        const struct qep_range *blocks = &p->vocab_blocks[r];
-        if (spec->vocab_block >= 0) {
-            if (spec->vocab_block >= blocks->begin && spec->vocab_block < blocks->end)
-                ranks[r].head += bytes;
-        } else if (spec->layer >= 0) {
-            if (p->attention == QEP_ATTENTION_SEQUENCES || p->layer_rank[spec->layer] == r)
-                ranks[r].dense += bytes;
-        } else if (p->attention == QEP_ATTENTION_SEQUENCES || r == 0) {
-            ranks[r].embed += bytes;
-        }
-    }
-}
-
 static enum qep_status print_ranks(const struct qep_shard_dir *dir,
                                    const struct inspect_args *args) {
     const struct qep_manifest *m = qep_shard_dir_manifest(dir);
@@ -159,11 +123,11 @@ static enum qep_status print_ranks(const struct qep_shard_dir *dir,
     QEP_TRY(qep_placement_create(
         &m->config, (int)args->ranks,
         args->attention[0] == 'l' ? QEP_ATTENTION_LAYERS : QEP_ATTENTION_SEQUENCES, &p));
-    enum qep_status st = qep_calloc((size_t)args->ranks, sizeof(struct rank_bytes), "ranks", &mem);
-    struct rank_bytes *ranks = mem;
+    enum qep_status st =
+        qep_calloc((size_t)args->ranks, sizeof(struct qep_rank_bytes), "ranks", &mem);
+    struct qep_rank_bytes *ranks = mem;
     if (st == QEP_OK) {
-        for (size_t i = 0; i < m->inventory.num_specs; i++)
-            add_tensor(p, m, i, ranks);
+        qep_rank_bytes(dir, p, ranks);
         printf("\nbytes of weights with --attention %s\n%5s %11s %13s %13s %13s %13s\n",
                args->attention, "rank", "experts", "experts MB", "dense MB", "head MB", "embed MB");
     }

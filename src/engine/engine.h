@@ -27,13 +27,15 @@ struct qep_engine_options {
     int64_t num_slots;              /* sequences at once */
     double timeout_s;               /* watchdog; 0: off */
     struct qep_random_model random; /* instead of model */
+    /* GPUs: between them, auto, nccl or staged; decode steps as CUDA graphs */
+    const char *device_transport;
+    const char *cuda_graphs; /* on, off */
 };
 
 #define QEP_ENGINE_OPTIONS_DEFAULT                                                                 \
     {                                                                                              \
-        NULL, "auto", "auto", "auto", "auto", "auto", "auto", 0, 0, 1, 60.0, {                     \
-            NULL, "q4", 0                                                                          \
-        }                                                                                          \
+        NULL, "auto", "auto", "auto", "auto", "auto", "auto", 0, 0, 1, 60.0, {NULL, "q4", 0},      \
+            "auto", "on"                                                                           \
     }
 
 /* What start-up found and decided, for summaries. */
@@ -64,6 +66,17 @@ struct qep_comm *qep_engine_comm(const struct qep_engine *engine);
 /* Rank 0: broadcasts the plan and runs it. plan->step is set here. */
 enum qep_status qep_engine_step(struct qep_engine *engine, struct qep_plan *plan,
                                 qep_logits_fn *on_logits, void *ctx);
+
+/* ---- decoding on GPUs: model.h's decode calls, with the plan broadcast ---- */
+
+/* Sequences that can decode together there; 0: the backend decodes through qep_engine_step. */
+int32_t qep_engine_decode_capacity(const struct qep_engine *engine);
+
+/* Rank 0: broadcasts a QEP_PLAN_DECODE_* plan and runs it; row [vocab_size] for DECODE_LOGITS. */
+enum qep_status qep_engine_decode(struct qep_engine *engine, struct qep_plan *plan, float *row);
+
+/* Rank 0: the tokens of the oldest step under way, see qep_model_decode_take. */
+enum qep_status qep_engine_decode_take(struct qep_engine *engine, int32_t *tokens);
 
 /* A step failed on this rank: peers may sit in a collective, the job can only be aborted. */
 bool qep_engine_is_broken(const struct qep_engine *engine);

@@ -100,28 +100,117 @@ static enum qep_status accept(struct generation *g, int32_t id, bool stop) {
     return g->req->on_token == NULL ? QEP_OK : g->req->on_token(g->req->token_ctx, id, stop);
 }
 
-static enum qep_status decode(struct generation *g, double start) {
-    const struct qep_generate_request *r = g->req;
-    int32_t room = qep_engine_get_facts(g->engine)->ctx - r->num_prompt;
-    g->res->finish = QEP_FINISH_LENGTH;
-    while (g->res->num_tokens < r->max_new_tokens) {
-        int32_t id;
-        QEP_TRY(draw(g, &id));
-        if (g->res->num_tokens == 0)
-            g->res->ttft_s = qep_now_s() - start;
-        bool stop = is_stop(r, id);
-        QEP_TRY(accept(g, id, stop));
-        if (stop)
-            g->res->finish = QEP_FINISH_STOP;
-        if (stop || g->res->num_tokens == r->max_new_tokens || g->res->num_tokens > room)
-            return QEP_OK;
-        if (qep_drain_requested()) {
-            g->res->finish = QEP_FINISH_INTERRUPTED;
-            return QEP_OK;
-        }
-        QEP_TRY(decode_step(g, id));
+/* How many more tokens may come after those there are. */
+static int32_t tokens_left(const struct generation *g) {
+    int32_t room = qep_engine_get_facts(g->engine)->ctx - g->req->num_prompt + 1;
+    int32_t most = g->req->max_new_tokens < room ? g->req->max_new_tokens : room;
+    return most - g->res->num_tokens;
+}
+
+/* Takes a token in; *more: another one is to follow. */
+static enum qep_status take_in(struct generation *g, int32_t id, bool *more) {
+    bool stop = is_stop(g->req, id);
+    QEP_TRY(accept(g, id, stop));
+    *more = !stop && tokens_left(g) > 0;
+    if (stop)
+        g->res->finish = QEP_FINISH_STOP;
+    if (*more && qep_drain_requested()) {
+        g->res->finish = QEP_FINISH_INTERRUPTED;
+        *more = false;
     }
     return QEP_OK;
+}
+
+static enum qep_status decode_on_host(struct generation *g) {
+    bool more = true;
+    while (more) {
+        int32_t id;
+        QEP_TRY(decode_step(g, g->res->token_ids[g->res->num_tokens - 1]));
+        QEP_TRY(draw(g, &id));
+        QEP_TRY(take_in(g, id, &more));
+    }
+    return QEP_OK;
+}
+
+/* ---- decoding on a GPU: step t + 1 runs while the token of step t is read ---- */
+
+static enum qep_status gpu_begin(struct generation *g) {
+    const struct qep_generate_request *r = g->req;
+    const struct qep_sampling *s = &r->sampling;
+    const struct qep_plan_span span = {
+        .position = r->num_prompt + g->res->num_tokens - 1, .num_rows = 1, .decode = 1};
+    struct qep_device_draw d = {.seed = s->seed,
+                                .temperature = s->temperature,
+                                .top_p = s->top_p,
+                                .min_p = s->min_p,
+                                .presence_penalty = s->presence_penalty,
+                                .repetition_penalty = s->repetition_penalty,
+                                .top_k = s->top_k,
+                                .greedy = s->greedy || s->temperature <= 0};
+    const struct qep_decode_options options = {.num_ids = r->num_ids, .allowed = r->allowed};
+    const struct qep_decode_history history = {.prompt_ids = r->prompt_ids,
+                                               .generated_ids = g->res->token_ids,
+                                               .num_prompt = r->num_prompt,
+                                               .num_generated = g->res->num_tokens};
+    qep_plan_clear(&g->plan, QEP_PLAN_DECODE_BEGIN, 0);
+    QEP_TRY(qep_plan_add(&g->plan, &span, &g->res->token_ids[g->res->num_tokens - 1]));
+    QEP_TRY(qep_decode_plan_begin(&g->plan, &options, &d, &history));
+    return qep_engine_decode(g->engine, &g->plan, NULL);
+}
+
+static enum qep_status gpu_step(struct generation *g) {
+    qep_plan_clear(&g->plan, QEP_PLAN_DECODE_STEP, 0);
+    return qep_engine_decode(g->engine, &g->plan, NULL);
+}
+
+/* The candidates of step `number` did not decide the draw: the whole row comes to the host. */
+static enum qep_status draw_from_row(struct generation *g, int32_t number, int32_t *id) {
+    const struct qep_plan_span span = {.slot = 0, .position = number, .num_rows = 1};
+    int32_t none = 0;
+    qep_plan_clear(&g->plan, QEP_PLAN_DECODE_LOGITS, 0);
+    QEP_TRY(qep_plan_add(&g->plan, &span, &none));
+    QEP_TRY(qep_engine_decode(g->engine, &g->plan, g->logits));
+    return draw(g, id);
+}
+
+static enum qep_status decode_on_gpu(struct generation *g) {
+    bool more = true;
+    while (more) {
+        int32_t id = 0, taken = 0;
+        QEP_TRY(gpu_begin(g));
+        QEP_TRY(gpu_step(g));
+        while (more) {
+            if (tokens_left(g) > 1)
+                QEP_TRY(gpu_step(g));
+            QEP_TRY(qep_engine_decode_take(g->engine, &id));
+            if (id < 0)
+                break;
+            taken++;
+            QEP_TRY(take_in(g, id, &more));
+        }
+        if (id >= 0)
+            continue;
+        if (id != QEP_TOKEN_FLAGGED)
+            return qep_fail(QEP_ERR_BUG, "decode: step %d drew no token", taken);
+        QEP_TRY(draw_from_row(g, taken, &id));
+        QEP_TRY(take_in(g, id, &more));
+    }
+    return QEP_OK;
+}
+
+static enum qep_status decode(struct generation *g, double start) {
+    int32_t id;
+    bool more = false;
+    g->res->finish = QEP_FINISH_LENGTH;
+    if (tokens_left(g) <= 0)
+        return QEP_OK;
+    QEP_TRY(draw(g, &id));
+    g->res->ttft_s = qep_now_s() - start;
+    QEP_TRY(take_in(g, id, &more));
+    if (!more)
+        return QEP_OK;
+    bool on_gpu = g->req->on_row == NULL && qep_engine_decode_capacity(g->engine) > 0;
+    return on_gpu ? decode_on_gpu(g) : decode_on_host(g);
 }
 
 enum qep_status qep_generate(struct qep_engine *engine, const struct qep_generate_request *request,

@@ -1,0 +1,178 @@
+/* Start-up: options, directory, backend, placement, weights; every phase agreed on. */
+#include "engine/engine_internal.h"
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "checkpoint/config.h"
+#include "shard/random.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Index of `text` in a list that ends with NULL, or -1. */
+static int find_name(const char *text, const char *const *names) {
+    for (int i = 0; names[i] != NULL; i++)
+        if (strcmp(text, names[i]) == 0)
+            return i;
+    return -1;
+}
+
+static enum qep_status check_options(struct qep_engine *e) {
+    static const char *const activations[] = {"auto", "bf16", "int8", "fp32", NULL};
+    static const char *const kv_types[] = {"f32", "bf16", "int8", NULL};
+    const struct qep_engine_options *o = &e->options;
+    int act = find_name(o->activations, activations), kv = find_name(o->kv_type, kv_types);
+    bool reference = strcmp(o->backend, "reference") == 0;
+    bool cuda = strcmp(o->backend, "cuda") == 0;
+    if (o->model == NULL && o->random.config == NULL)
+        return qep_fail(QEP_ERR_USAGE, "--model DIR is missing");
+    if (act < 0)
+        return qep_fail(QEP_ERR_USAGE, "--activations: unknown value '%s'", o->activations);
+    if (reference && act != QEP_ACTIVATIONS_AUTO && act != QEP_ACTIVATIONS_FP32)
+        return qep_fail(QEP_ERR_USAGE,
+                        "--activations %s: the reference backend computes in fp32 only",
+                        o->activations);
+    if (cuda && act == QEP_ACTIVATIONS_INT8)
+        return qep_fail(QEP_ERR_USAGE,
+                        "--activations int8: the cuda backend takes bf16 activations (auto), or "
+                        "fp32 for bf16 weights");
+    bool f32 = reference || act == QEP_ACTIVATIONS_FP32;
+    e->activations = (enum qep_activations)act;
+    e->kv_type = kv >= 0 ? (enum qep_kv_type)kv : f32 ? QEP_KV_F32 : QEP_KV_BF16;
+    e->facts.kv_type = kv_types[e->kv_type];
+    e->facts.activations = reference ? "fp32" : activations[act];
+    return QEP_OK;
+}
+
+/* The lowest ISA level that all ranks have, so that all compute the same bits. */
+static enum qep_status agree_isa(struct qep_engine *e, const char **isa) {
+    int32_t mine = qep_cpu_isa_level(), lowest = mine;
+    void *mem = NULL;
+    QEP_TRY(qep_alloc((size_t)e->comm->num_ranks, sizeof mine, "ISA levels", &mem));
+    int32_t *all = mem;
+    enum qep_status st = e->comm->ops->allgather(e->comm, &mine, all, sizeof mine);
+    for (int p = 0; st == QEP_OK && p < e->comm->num_ranks; p++)
+        lowest = all[p] < lowest ? all[p] : lowest;
+    *isa = strcmp(e->options.isa, "auto") == 0 ? qep_cpu_isa_name(lowest) : e->options.isa;
+    free(all);
+    return st;
+}
+
+static enum qep_status start_cpus(struct qep_engine *e) {
+    QEP_TRY(qep_cpus_divide(e->comm, strcmp(e->options.bind, "keep") != 0, &e->facts.cpus));
+    e->facts.num_threads =
+        e->options.threads > 0 ? (int)e->options.threads : e->facts.cpus.num_cpus;
+    return qep_team_create(e->facts.num_threads, &e->team);
+}
+
+static enum qep_status start_backend(struct qep_engine *e, const char *isa) {
+    if (strcmp(e->facts.backend, "reference") == 0)
+        QEP_TRY(qep_backend_reference_create(&e->be));
+    else if (strcmp(e->facts.backend, "cuda") == 0)
+        QEP_TRY(engine_start_gpu(e));
+    else
+        QEP_TRY(qep_backend_cpu_create(e->team, isa, &e->be));
+    e->facts.isa = e->be->isa;
+    return QEP_OK;
+}
+
+/* One sequence gains nothing from replicated dense weights; several share the work of the dense
+ * part. */
+static enum qep_status choose_attention(struct qep_engine *e) {
+    const char *wanted = e->options.attention;
+    bool sequences = strcmp(wanted, "sequences") == 0, mine = false, fit = false;
+    e->facts.attention_why = "as asked";
+    if (strcmp(wanted, "auto") == 0 && e->options.num_slots == 1) {
+        e->facts.attention_why = "one sequence";
+    } else if (strcmp(wanted, "auto") == 0) {
+        QEP_TRY(engine_sequences_fit(e, &mine));
+        QEP_TRY(engine_agree_all(e->comm, mine, &fit));
+        sequences = fit;
+        e->facts.attention_why = fit ? "several sequences, dense weights fit every rank"
+                                     : "dense weights do not fit every rank";
+    }
+    e->attention = sequences ? QEP_ATTENTION_SEQUENCES : QEP_ATTENTION_LAYERS;
+    e->facts.attention = sequences ? "sequences" : "layers";
+    return QEP_OK;
+}
+
+/* Everything that must be equal on all ranks, in words. */
+static enum qep_status compare_identities(struct qep_engine *e) {
+    char options[200];
+    const struct qep_engine_options *o = &e->options;
+    snprintf(options, sizeof options, "%s/%s/%s/%s/%s ctx %lld slots %lld", e->facts.backend,
+             e->facts.isa, o->activations, e->facts.attention, e->facts.kv_type, (long long)o->ctx,
+             (long long)o->num_slots);
+    QEP_TRY(qep_comm_same(e->comm, "build", QEP_VERSION " " __VERSION__));
+    QEP_TRY(qep_comm_same(e->comm, "weights (manifest)", qep_shard_dir_info(e->dir)->identity));
+    return qep_comm_same(e->comm, "options", options);
+}
+
+static enum qep_status load_model(struct qep_engine *e) {
+    const struct qep_model_config *config = qep_shard_dir_config(e->dir);
+    const struct qep_model_options options = {.activations = e->activations,
+                                              .kv_type = e->kv_type,
+                                              .num_slots = (int32_t)e->options.num_slots,
+                                              .ctx = e->facts.ctx,
+                                              .device_comm = e->dc,
+                                              .device_graphs =
+                                                  strcmp(e->options.cuda_graphs, "on") == 0};
+    struct qep_weights *weights = NULL;
+    double start = qep_now_s();
+    QEP_TRY(qep_weights_load(e->be, e->team, e->dir, e->placement, e->comm->rank, e->activations,
+                             &weights));
+    e->facts.load_s = qep_now_s() - start;
+    e->facts.stored_bytes = weights->stored_bytes;
+    e->facts.tensor_bytes = weights->tensor_bytes;
+    enum qep_status st =
+        qep_model_create(e->comm, e->be, config, e->placement, weights, &options, &e->model);
+    if (st != QEP_OK)
+        qep_weights_destroy(weights);
+    return st;
+}
+
+static enum qep_status open_random(const struct qep_random_model *r, struct qep_shard_dir **dir) {
+    struct qep_model_config config;
+    struct qep_recipe recipe = {0};
+    QEP_TRY(qep_config_read(r->config, &config));
+    if (r->num_layers > config.num_hidden_layers)
+        return qep_fail(QEP_ERR_USAGE, "--layers %lld: %s has %d", (long long)r->num_layers,
+                        r->config, config.num_hidden_layers);
+    if (r->num_layers > 0)
+        config.num_hidden_layers = (int32_t)r->num_layers;
+    QEP_TRY(qep_recipe_load(r->recipe, &recipe));
+    enum qep_status st = qep_shard_dir_random(&config, &recipe, 0, dir);
+    qep_recipe_free(&recipe);
+    return st;
+}
+
+static enum qep_status open_model(struct qep_engine *e) {
+    return e->options.random.config != NULL ? open_random(&e->options.random, &e->dir)
+                                            : qep_shard_dir_open(e->options.model, &e->dir);
+}
+
+enum qep_status engine_start(struct qep_engine *e) {
+    const char *isa = NULL;
+    QEP_TRY(qep_comm_agree(e->comm, check_options(e)));
+    QEP_TRY(qep_comm_agree(e->comm, open_model(e)));
+    QEP_TRY(engine_choose_backend(e));
+    QEP_TRY(agree_isa(e, &isa));
+    QEP_TRY(qep_comm_agree(e->comm, start_cpus(e)));
+    QEP_TRY(qep_comm_agree(e->comm, start_backend(e, isa)));
+    QEP_TRY(engine_connect_gpus(e));
+    QEP_TRY(qep_comm_agree(e->comm, choose_attention(e)));
+    QEP_TRY(compare_identities(e));
+    e->facts.recipe = qep_shard_dir_info(e->dir)->recipe;
+    if (e->facts.transport == NULL)
+        e->facts.transport = e->comm->ops->name;
+    QEP_TRY(qep_comm_agree(e->comm,
+                           qep_placement_create(qep_shard_dir_config(e->dir), e->comm->num_ranks,
+                                                e->attention, &e->placement)));
+    QEP_TRY(qep_comm_agree(e->comm, engine_choose_ctx(e)));
+    QEP_TRY(qep_comm_agree(e->comm, engine_check_gpu_memory(e)));
+    QEP_TRY(qep_comm_agree(e->comm, load_model(e)));
+    QEP_TRY(qep_comm_agree(e->comm, qep_watchdog_create(e->comm, e->options.timeout_s, &e->dog)));
+    qep_model_set_watchdog(e->model, e->dog);
+    return QEP_OK;
+}
