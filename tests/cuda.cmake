@@ -47,6 +47,11 @@ foreach(file ${cuda_tests})
   string(REPLACE "test_" "" name ${name})
   qep_cuda_test(${name} qep_kernels_support qep_model)
 endforeach()
+foreach(target test_cuda_sample test_cuda_sample_gpu) # its oracle
+  if(TARGET ${target})
+    target_sources(${target} PRIVATE ${CMAKE_SOURCE_DIR}/src/engine/sampler.c)
+  endif()
+endforeach()
 
 # The whole program over the emulator: --backend cuda without a GPU.
 if(QEP_HAVE_CUDA_EMU)
