@@ -449,7 +449,7 @@ static void fake_alone(int blocking) {
     CUDA_OK(cudaStreamCreate(&stream));
     CUDA_OK(cudaMalloc(&in, sizeof data));
     CUDA_OK(cudaMalloc(&out, sizeof data));
-    CUDA_OK(cudaMemcpy(in, data, sizeof data, cudaMemcpyHostToDevice));
+    CUDA_OK(cudaMemcpyAsync(in, data, sizeof data, cudaMemcpyHostToDevice, stream));
     ck_assert_int_eq(ncclGetUniqueId(&id), ncclSuccess);
     ck_assert_int_eq(ncclCommInitRankConfig(&comm, 1, id, 0, &config),
                      blocking ? ncclSuccess : ncclInProgress);
@@ -469,8 +469,8 @@ static void fake_alone(int blocking) {
         ck_assert_int_eq(ncclCommGetAsyncError(comm, &async), ncclSuccess);
     while (async == ncclInProgress);
     ck_assert_int_eq(ncclCommDestroy(comm), ncclInvalidUsage); /* still under way */
+    CUDA_OK(cudaMemcpyAsync(back, out, sizeof back, cudaMemcpyDeviceToHost, stream));
     CUDA_OK(cudaStreamSynchronize(stream));
-    CUDA_OK(cudaMemcpy(back, out, sizeof back, cudaMemcpyDeviceToHost));
     ck_assert_mem_eq(back, data, sizeof data);
     ck_assert_int_eq(fake_nccl_num_operations(), 1);
     ck_assert_int_eq(ncclCommAbort(comm), ncclSuccess);
