@@ -1,0 +1,59 @@
+#include "device_support.h"
+
+#include <check.h>
+#include <stdlib.h>
+
+void ok(enum qep_status st) {
+    if (st != QEP_OK)
+        ck_abort_msg("status %d: %s", (int)st, qep_last_error());
+}
+
+struct qep_backend *open_cuda(void) {
+    struct qep_backend *be = NULL;
+    ok(qep_backend_cuda_create(NULL, -1, 0, &be));
+    return be;
+}
+
+struct qep_backend *open_reference(void) {
+    struct qep_backend *be = NULL;
+    ok(qep_backend_reference_create(&be));
+    return be;
+}
+
+void *dev_put(struct qep_backend *be, const void *host, size_t bytes) {
+    void *dev = NULL;
+    ok(be->ops->alloc(be, bytes, "test", &dev));
+    if (host != NULL)
+        ok(be->ops->upload(be, dev, host, bytes));
+    return dev;
+}
+
+void dev_get(struct qep_backend *be, void *host, const void *dev, size_t bytes) {
+    ok(be->ops->download(be, host, dev, bytes));
+}
+
+void dev_take(struct qep_backend *be, void *host, void *dev, size_t bytes) {
+    dev_get(be, host, dev, bytes);
+    be->ops->free(be, dev);
+}
+
+struct qep_batch dev_batch(struct qep_backend *be, const struct qep_span *spans, int32_t num_spans,
+                           int32_t slack) {
+    struct qep_batch batch = {.num_spans = num_spans, .spans = spans};
+    for (int32_t s = 0; s < num_spans; s++) {
+        int32_t end = spans[s].position + spans[s].num_rows;
+        batch.num_rows += spans[s].num_rows;
+        batch.max_end = end > batch.max_end ? end : batch.max_end;
+    }
+    batch.max_end += slack;
+    batch.dev_spans = dev_put(be, spans, (size_t)num_spans * sizeof *spans);
+    return batch;
+}
+
+void dev_batch_free(struct qep_backend *be, struct qep_batch *batch) {
+    union {
+        const struct qep_span *spans;
+        void *memory;
+    } dev = {batch->dev_spans};
+    be->ops->free(be, dev.memory);
+}
