@@ -23,7 +23,7 @@ endif()
 function(qep_link_cuda_emu target)
   target_sources(${target} PRIVATE $<TARGET_OBJECTS:qep_kernels_cuda_emu>)
   target_compile_definitions(${target} PRIVATE QEP_CUDA_EMU)
-  target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  target_include_directories(${target} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   target_link_libraries(${target} PRIVATE qep_cuda_emu)
 endfunction()
 
@@ -53,8 +53,15 @@ foreach(target test_cuda_sample test_cuda_sample_gpu) # its oracle
   endif()
 endforeach()
 
-# The whole program over the emulator: --backend cuda without a GPU.
+# The whole program over the emulator: --backend cuda without a GPU. Likewise the benchmark of ops,
+# to see that it runs.
 if(QEP_HAVE_CUDA_EMU)
+  file(GLOB bench_c CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/bench/cuda/*.c)
+  file(GLOB bench_cu CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/bench/cuda/*.cu)
+  set_source_files_properties(${bench_cu} PROPERTIES LANGUAGE CXX)
+  add_executable(bench_cuda_emu ${bench_c} ${bench_cu})
+  target_link_libraries(bench_cuda_emu PRIVATE qep_base qep_flags)
+  qep_link_cuda_emu(bench_cuda_emu)
   add_executable(qwen-ep-emu ${CMAKE_SOURCE_DIR}/src/main.c)
   target_link_libraries(qwen-ep-emu PRIVATE qep_cli)
   qep_link_cuda_emu(qwen-ep-emu)

@@ -1,0 +1,88 @@
+/* bench_cuda: the CUDA backend's ops at the shapes of Qwen3.5-35B-A3B, as shares of the copy
+ * bandwidth and of the mma.sync rate that this device shows. Markdown on stdout.
+ * Usage: bench_cuda [--json FILE] [--only OP] [--repeats N] [--tiny]; OP: matmul, experts,
+ * attention, delta, small. */
+#include "bench/cuda/harness.h"
+
+#include <getopt.h>
+#include <stdlib.h>
+
+static enum qep_status open_device(struct bench *b) {
+    struct qep_cuda_device device;
+    int l2_bytes = 0;
+    QEP_TRY(qep_backend_cuda_create(NULL, 0, 0, &b->be));
+    b->stream = b->be->device->stream(b->be);
+    QEP_TRY(qep_backend_cuda_device(b->be, &device));
+    QEP_TRY(cuda_check(
+        cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, cuda_backend_of(b->be)->device),
+        "cudaDeviceGetAttribute"));
+    b->rotate_bytes = 4 * (size_t)l2_bytes;
+    QEP_TRY(cuda_check(cudaEventCreate(&b->begin), "cudaEventCreate"));
+    QEP_TRY(cuda_check(cudaEventCreate(&b->end), "cudaEventCreate"));
+    QEP_TRY(bench_measure_peaks(b));
+    printf("%s (%s), L2 %.0f MB: copies %.0f GB/s (read + write), mma.sync bf16 %.0f TFLOP/s\n\n",
+           device.name, b->be->isa, 1e-6 * l2_bytes, b->copy_gb_s, b->mma_tflop_s);
+    if (b->json != NULL)
+        fprintf(b->json,
+                "{\"device\": \"%s\", \"isa\": \"%s\", \"l2_bytes\": %d, \"copy_gb_s\": %.1f, "
+                "\"mma_tflop_s\": %.1f, \"repeats\": %d, \"cases\": [",
+                device.name, b->be->isa, l2_bytes, b->copy_gb_s, b->mma_tflop_s, b->repeats);
+    return QEP_OK;
+}
+
+static enum qep_status run(struct bench *b) {
+    static enum qep_status (*const parts[])(struct bench *) = {
+        bench_matmul, bench_experts, bench_attention, bench_delta, bench_small};
+    enum qep_status worst = QEP_OK;
+    QEP_TRY(open_device(b));
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        enum qep_status st = parts[i](b);
+        if (st != QEP_OK)
+            fprintf(stderr, "bench_cuda: %s\n", qep_last_error());
+        worst = st != QEP_OK ? st : worst;
+    }
+    if (b->json != NULL)
+        fprintf(b->json, "\n]}\n");
+    return worst;
+}
+
+static int usage(void) {
+    fprintf(stderr, "usage: bench_cuda [--json FILE] [--only OP] [--repeats N] [--tiny]\n");
+    return QEP_ERR_USAGE;
+}
+
+int main(int argc, char **argv) {
+    static const struct option options[] = {{"json", required_argument, NULL, 'j'},
+                                            {"only", required_argument, NULL, 'o'},
+                                            {"repeats", required_argument, NULL, 'r'},
+                                            {"tiny", no_argument, NULL, 't'},
+                                            {NULL, 0, NULL, 0}};
+    struct bench b = {.repeats = 21};
+    const char *json = NULL;
+    for (int opt; (opt = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        if (opt == 'j')
+            json = optarg;
+        else if (opt == 'o')
+            b.only = optarg;
+        else if (opt == 'r')
+            b.repeats = atoi(optarg);
+        else if (opt == 't')
+            b.tiny = true;
+        else
+            return usage();
+    }
+    if (optind < argc || b.repeats < 1 || b.repeats > BENCH_MAX_REPEATS)
+        return usage();
+    if (json != NULL && (b.json = fopen(json, "w")) == NULL) {
+        fprintf(stderr, "bench_cuda: %s: cannot create\n", json);
+        return QEP_ERR_CANTCREATE;
+    }
+    enum qep_status st = run(&b);
+    if (b.be == NULL)
+        fprintf(stderr, "bench_cuda: %s\n", qep_last_error());
+    else
+        b.be->ops->destroy(b.be);
+    if (b.json != NULL && fclose(b.json) != 0 && st == QEP_OK)
+        st = QEP_ERR_IO;
+    return (int)st;
+}
