@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define INIT_TIMEOUT_S 20.0
+#define INIT_TIMEOUT_S 100.0
 
 static void *rank_main(void *p) {
     struct rank_arg *arg = p;

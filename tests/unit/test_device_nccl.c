@@ -351,9 +351,8 @@ static void leave(struct rank_arg *arg) {
 static void lost_body(struct rank_arg *arg) {
     if (arg->comm->rank != 1) {
         RANK_CHECK(gather_and_wait(arg, 5) == QEP_ERR_UNAVAILABLE);
-        RANK_CHECK(strstr(qep_last_error(), "an exchange between devices failed: remote process "
-                                            "exited or there was a network error: connection to "
-                                            "rank 1 closed") != NULL);
+        RANK_CHECK(strstr(qep_last_error(), "failed: remote process exited or there was a network "
+                                            "error: connection to rank 1 closed") != NULL);
         RANK_CHECK(arg->dc->ops->poll_errors(arg->dc) == QEP_ERR_UNAVAILABLE);
     } else { /* gone in its third operation */
         void *in = zeroed(arg, 16), *out = zeroed(arg, 64);
@@ -405,8 +404,10 @@ END_TEST
 static void mismatch_body(struct rank_arg *arg) {
     void *in = zeroed(arg, 64), *out = zeroed(arg, 256);
     size_t bytes = arg->comm->rank == 0 ? 16 : 32;
-    RANK_CHECK(arg->dc->ops->allgather(arg->dc, in, out, bytes) == QEP_OK);
-    RANK_CHECK(arg->dc->ops->wait(arg->dc) == QEP_ERR_UNAVAILABLE);
+    enum qep_status st = arg->dc->ops->allgather(arg->dc, in, out, bytes);
+    if (st == QEP_OK) /* the peer may have been there first */
+        st = arg->dc->ops->wait(arg->dc);
+    RANK_CHECK(st == QEP_ERR_UNAVAILABLE);
     RANK_CHECK(strstr(qep_last_error(), "which expects") != NULL);
     leave(arg);
 }
@@ -419,12 +420,12 @@ END_TEST
 static void order_body(struct rank_arg *arg) {
     void *in = zeroed(arg, 64), *out = zeroed(arg, 256);
     size_t equal[2] = {16, 16}, offset[2] = {0, 16};
-    if (arg->comm->rank == 0)
-        RANK_CHECK(arg->dc->ops->allgather(arg->dc, in, out, 16) == QEP_OK);
-    else
-        RANK_CHECK(arg->dc->ops->alltoallv(arg->dc, in, equal, offset, out, equal, offset) ==
-                   QEP_OK);
-    RANK_CHECK(arg->dc->ops->wait(arg->dc) == QEP_ERR_UNAVAILABLE);
+    enum qep_status st = arg->comm->rank == 0 ? arg->dc->ops->allgather(arg->dc, in, out, 16)
+                                              : arg->dc->ops->alltoallv(arg->dc, in, equal, offset,
+                                                                        out, equal, offset);
+    if (st == QEP_OK)
+        st = arg->dc->ops->wait(arg->dc);
+    RANK_CHECK(st == QEP_ERR_UNAVAILABLE);
     RANK_CHECK(strstr(qep_last_error(), "by ncclAllGather") != NULL);
     RANK_CHECK(strstr(qep_last_error(), "by ncclSend/ncclRecv") != NULL);
     leave(arg);
