@@ -500,10 +500,10 @@ static enum qep_status prepare(struct qep_model *m, struct flow *f) {
     QEP_TRY(OPS->router_topk(m->be, idx, weights, logits, n, m->config->num_experts, k));
     if (m->phase.padded_rows > 0)
         QEP_TRY(DEV->mask_rows(m->be, idx, n, k, m->phase.local.dev_spans));
-    QEP_TRY(model_act(m, w->expert_act, n, cols, &f->act));
-    return m->config->shared_expert_intermediate_size > 0
-               ? model_shared_expert(m, w, normed, hidden, n)
-               : QEP_OK;
+    if (m->config->shared_expert_intermediate_size > 0)
+        QEP_TRY(model_shared_expert(m, w, normed, hidden, n));
+    /* Last, because the shared expert's products use the same scratch. */
+    return model_act(m, w->expert_act, n, cols, &f->act);
 }
 
 enum qep_status model_moe_device(struct qep_model *m, int32_t layer) {
