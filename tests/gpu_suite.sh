@@ -124,7 +124,7 @@ stage_e2e() {
     for recipe in q4 bf16 q8; do
         [ "$mode" = gpu ] || [ $recipe = q4 ] || continue
         rm -rf "$work/m"
-        "$exe" convert --from tests/data/tiny-chat --to "$work/m" --recipe $recipe --quiet 2>"$work/err" ||
+        "$exe" convert --from tests/data/tiny-chat --to "$work/m" --recipe $recipe 2>"$work/err" ||
             { cat "$work/err" && return 1; }
         text=$(timeout 60 "$exe" run --backend cuda --model "$work/m" --prompt "What is 15% of 80?" 2>"$work/err")
         check "$recipe: answer '$text' $(head -n 1 "$work/err")" [ "$text" = "15% of 80 is 12." ]
@@ -162,8 +162,7 @@ stage_model() {
     fi
     "$exe" bench --backend cuda --weights random "${options[@]}" --prefill-chunk 4096 -o json >"$out/model.jsonl" || rc=1
     cat "$out/model.jsonl"
-    "$exe" synth --config "$synth" --recipe q4 --out "$dir" --force --quiet 2>/dev/null ||
-        "$exe" synth --config "$synth" --recipe q4 --out "$dir" --force || rc=1
+    "$exe" synth --config "$synth" --recipe q4 --out "$dir" --force || rc=1
     "$exe" bench --backend cuda --model "$dir" "${load[@]}" -o json >"$out/load.jsonl" || rc=1
     cat "$out/load.jsonl"
     rm -rf "$dir"
