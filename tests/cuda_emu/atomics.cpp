@@ -5,6 +5,7 @@ namespace emu {
 
 void *atomic_at(allocation &a, intptr_t off, size_t size) {
     may_yield();
+    note_atomic();
     if (off < 0 || static_cast<size_t>(off) + size > a.limit ||
         (a.lo + static_cast<uintptr_t>(off)) % size)
         out_of_bounds(a, off, size, "an atomic on");

@@ -2,8 +2,6 @@
  * completed. */
 #include "cuda_emu/internal.h"
 
-#include <cstdio>
-
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
@@ -30,18 +28,20 @@ void wake(warp &w, uint32_t lanes) {
     w.in->runnable_warps |= bit(static_cast<uint32_t>(&w - w.in->warps.data()));
 }
 
-/* The lanes of a complete group must have called the same thing. */
-void check_alike(const warp &w, uint32_t lanes, const warp_op &op) {
+/* Whether all lanes wait in this operation. One that waits in another may still come: a lane has
+ * passed the operations of smaller masks before. */
+bool all_in(const warp &w, uint32_t lanes, const warp_op &op) {
+    if ((w.in_op & lanes) != lanes)
+        return false;
     for (uint32_t rest = lanes; rest; rest &= rest - 1) {
         const warp_op &other = w.lanes[__builtin_ctz(rest)]->op;
         if (other.mask != op.mask || (other.name != op.name && strcmp(other.name, op.name)))
-            fail("divergent warp: %s (mask %08x, %s:%d) meets %s (mask %08x, %s:%d) of lane %d",
-                 op.name, op.mask, op.at.file, op.at.line, other.name, other.mask, other.at.file,
-                 other.at.line, __builtin_ctz(rest));
+            return false;
         if (op.aligned && other.at.line != op.at.line)
             fail("divergent warp: %s at %s:%d, but lane %d is at line %d", op.name, op.at.file,
                  op.at.line, __builtin_ctz(rest), other.at.line);
     }
+    return true;
 }
 
 void release_barrier(block &b) {
@@ -75,11 +75,10 @@ void collective(const char *name, uint32_t mask, bool aligned, site at, void *pa
         fail("%s in a warp of fewer than 32 threads", name);
     uint32_t lanes = mask & w.exists;
     w.in_op |= bit(t.lane);
-    if ((w.in_op & lanes) != lanes) {
+    if (!all_in(w, lanes, t.op)) {
         sleep_now(t);
         return;
     }
-    check_alike(w, lanes, t.op);
     complete(w, lanes);
     w.in_op &= ~lanes;
     wake(w, lanes);
@@ -155,27 +154,6 @@ void thread_exit() {
     if (b.waiting && b.waiting + b.exited == b.total)
         release_barrier(b);
     t.stack.leave(true);
-}
-
-void dead_block(const block &b) {
-    uint32_t in_op = 0;
-    const thread *op = nullptr, *barrier = nullptr;
-    for (const warp &w : b.warps) {
-        in_op += static_cast<uint32_t>(__builtin_popcount(w.in_op));
-        if (w.in_op)
-            op = w.lanes[__builtin_ctz(w.in_op)];
-        if (w.at_barrier)
-            barrier = w.lanes[__builtin_ctz(w.at_barrier)];
-    }
-    char ops[200] = "", barriers[200] = "";
-    if (op)
-        snprintf(ops, sizeof ops, ", %u in warp operations (thread %u: %s mask %08x at %s:%d)",
-                 in_op, op->linear, op->op.name, op->op.mask, op->op.at.file, op->op.at.line);
-    if (barrier)
-        snprintf(barriers, sizeof barriers, ", %u at __syncthreads (thread %u: %s:%d)", b.waiting,
-                 barrier->linear, barrier->last.file, barrier->last.line);
-    report("divergent block (%u, %u, %u), deadlock: %u threads exited%s%s", b.index.x, b.index.y,
-           b.index.z, b.exited, ops, barriers);
 }
 
 } // namespace emu

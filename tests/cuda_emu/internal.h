@@ -35,8 +35,8 @@ void mark_initialised(allocation &a, size_t off, size_t bytes, bool on);
 /* order.cpp: what other blocks' fences and atomics made visible to this thread. */
 bool acquired(uint32_t tick, uint32_t who);
 bool acquired_block(uint32_t tick, uint32_t block_id);
-/* Before and after an atomic on the word at this address, in this order: what it makes visible to
- * later ones, what earlier ones make visible to it. */
+/* An atomic on this word: what it makes visible to later ones, what earlier ones make visible to
+ * it. */
 void atomic_order(const allocation &a, size_t off);
 void forget_order();
 void barrier_passed(block &b);
@@ -58,6 +58,9 @@ extern const kernel_call *running;
 /* Forgets every recorded access: the tick is about to run out. */
 void restart_time();
 void forget_block_cells();
+
+/* Counts atomics, to end a launch that only waits. */
+void note_atomic();
 
 /* launch.cpp uses these of block.cpp */
 void thread_exit();

@@ -16,11 +16,14 @@ const kernel_call *running;
 namespace {
 
 enum : uint32_t { resident_blocks = 12, resident_threads = 1536, max_blocks = 1u << 22 };
+/* A loop around an atomic that waits for a block that is not resident would never end. */
+enum : uint32_t { endless_atomics = 20000000 };
 
 /* Blocks and threads (their stacks) outlive launches. */
 std::vector<std::unique_ptr<block>> block_pool;
 std::vector<std::unique_ptr<thread>> thread_pool;
 bool failed;
+uint64_t idle_atomics; /* since a block came or went */
 
 void thread_main() {
     running->body();
@@ -51,7 +54,7 @@ void start_thread(block &b, uint32_t i) {
     t.op = {};
     t.last = {nullptr, 0};
     t.copies.clear();
-    t.group = t.fence_tick = t.fence_base = 0;
+    t.group = t.fence_tick = t.fence_base = t.fence_warp = 0;
     t.stack.start(thread_main);
 }
 
@@ -95,6 +98,9 @@ void start_block(block &b, uint32_t id) {
     b.total = call.block.x * call.block.y * call.block.z;
     b.exited = b.waiting = b.runnable_warps = 0;
     b.start = b.base = ++m.tick;
+    b.fenced = false;
+    b.fence_base = 0;
+    b.fence_ticks.clear();
     b.predicate[0] = b.predicate[2] = 0;
     b.predicate[1] = 1;
     fill_threads(b, b.total);
@@ -175,6 +181,7 @@ void run_blocks(admission &waiting, uint32_t limit) {
             start_block(*idle.back(), waiting.next());
             resident.push_back(idle.back());
             idle.pop_back();
+            idle_atomics = 0;
         }
         block *&b = resident[random_below(static_cast<uint32_t>(resident.size()))];
         run_slice(*b);
@@ -184,6 +191,7 @@ void run_blocks(admission &waiting, uint32_t limit) {
             dead_block(*b);
             failed = true;
         }
+        idle_atomics = 0;
         idle.push_back(b);
         b = resident.back();
         resident.pop_back();
@@ -198,6 +206,12 @@ void forget_block_cells() {
         b->shared_byte_cells.clear();
         b->warps.clear();
     }
+}
+
+void note_atomic() {
+    if (++idle_atomics > endless_atomics)
+        fail("waits for ever: %u million atomics and no block came to its end",
+             endless_atomics / 1000000);
 }
 
 void abandon() {
@@ -218,6 +232,7 @@ bool run_kernel(const kernel_call &call) {
     if (m.tick > UINT32_MAX / 2)
         restart_time();
     failed = false;
+    idle_atomics = 0;
     running = &call;
     blockDim = call.block;
     gridDim = call.grid;

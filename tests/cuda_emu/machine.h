@@ -87,8 +87,9 @@ struct thread {
     site last = {nullptr, 0}; /* newest synchronisation, for reports */
     std::vector<async_copy> copies;
     uint32_t group = 0;      /* of cp.async, the open one */
-    uint32_t fence_tick = 0; /* own accesses up to here are fenced */
+    uint32_t fence_tick = 0; /* own accesses before this are fenced */
     uint32_t fence_base = 0; /* and those of the block before this */
+    uint32_t fence_warp = 0; /* and those of the warp before this */
 };
 
 struct warp {
@@ -114,7 +115,10 @@ struct block {
     std::vector<uint8_t> shared_data, shared_init;
     std::vector<cell> shared_cells, shared_byte_cells;
     std::vector<uint32_t> pending; /* per 16 bytes: 1 + the thread whose cp.async is under way */
-    int predicate[3] = {};         /* __syncthreads_count/and/or */
+    bool fenced = false;           /* by some thread since the newest barrier */
+    std::vector<uint32_t> fence_ticks; /* of each thread's newest fence before that */
+    uint32_t fence_base = 0;
+    int predicate[3] = {}; /* __syncthreads_count/and/or */
     int predicate_out[3] = {};
 };
 

@@ -29,6 +29,9 @@ template <class P, class T> class ref {
     }
     ref(const ref &) = default;
     operator value() const {
+        return value_of();
+    }
+    value value_of() const {
         return emu::read<value>(at_.in(), at_.offset());
     }
     const ref &operator=(const value &v) const {
@@ -147,6 +150,17 @@ template <class T> class gptr : public emu::pointer_words<gptr<T>, T> {
     }
     template <class U, std::enable_if_t<!std::is_convertible<U *, T *>::value, int> = 0>
     explicit gptr(U *p) : gptr(reinterpret_cast<T *>(const_cast<std::remove_const_t<U> *>(p))) {
+    }
+    /* From an element of a table of pointers. */
+    template <class P, class U,
+              std::enable_if_t<std::is_convertible<std::remove_cv_t<U>, T *>::value, int> = 0>
+    gptr(const emu::ref<P, U> &element) : gptr(static_cast<T *>(element.value_of())) {
+    }
+    template <class P, class U,
+              std::enable_if_t<std::is_pointer<U>::value &&
+                                   !std::is_convertible<std::remove_cv_t<U>, T *>::value,
+                               int> = 0>
+    explicit gptr(const emu::ref<P, U> &element) : gptr(element.value_of()) {
     }
     explicit operator bool() const {
         return address_ != 0;
