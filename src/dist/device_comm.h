@@ -51,7 +51,8 @@ struct qep_device_comm_ops {
                                  size_t bytes);
     /* Collective, before the first capture: every kind of collective once, so that connections and
      * buffers exist. scratch: device memory of QEP_DEVICE_WARM_UP_BYTES * num_ranks bytes,
-     * initialised, whose contents are lost. Waits until it is done. */
+     * initialised, whose contents are lost. Waits until it is done. (NCCL itself may block on a
+     * peer here: keep the watchdog awake.) */
     enum qep_status (*warm_up)(struct qep_device_comm *dc, void *scratch);
     /* Has the transport failed meanwhile? Does not block. */
     enum qep_status (*poll_errors)(struct qep_device_comm *dc);
