@@ -84,7 +84,7 @@ enum qep_device_transport {
 /* Collective over comm; `memory` is copied. With one rank: self, whatever was asked for. timeout_s:
  * until when all ranks must have joined (<= 0: no limit). All ranks return the same status:
  * QEP_ERR_UNAVAILABLE for what NCCL or the build refuses, QEP_ERR_INTERRUPTED when a rank does not
- * join in time (then comm is not to be used either, except for abort). */
+ * join in time. A rank that is gone altogether is the watchdog's: keep it awake. */
 enum qep_status qep_device_comm_create(struct qep_comm *comm,
                                        const struct qep_device_memory *memory,
                                        enum qep_device_transport transport, double timeout_s,
