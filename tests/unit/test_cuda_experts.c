@@ -1,0 +1,732 @@
+/* Routed experts of the cuda backend: `experts` against the reference, `routed` + `combine` over
+ * several splits of the experts against `experts` + `tree_sum` bit for bit, through plain arrays
+ * and through packets, eager and replayed. */
+#include "cuda_support.h"
+
+#include "base/mem.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { NUM_EXPERTS = 20, MAX_RANKS = 4, MAX_RANGES = 32 };
+
+static struct qep_backend *ref, *cuda;
+
+static void setup(void) {
+    ck_assert_int_eq(qep_backend_reference_create(&ref), QEP_OK);
+    cuda = open_cuda();
+}
+
+static void teardown(void) {
+    ref->ops->destroy(ref);
+    close_cuda(cuda);
+}
+
+#define OK(expr) ck_assert_msg((expr) == QEP_OK, "%s: %s", #expr, qep_last_error())
+
+struct expert_case {
+    const char *name;
+    int32_t num_rows, top_k, hidden, inner;
+    int32_t only;    /* >= 0: every row goes to this expert alone */
+    int32_t padding; /* row without experts, -1: none */
+};
+
+static const struct expert_case cases[] = {
+    {"one token", 1, 4, 64, 32, -1, -1},
+    {"two rows, odd sizes", 2, 2, 33, 40, -1, 1},
+    {"all on one", 23, 1, 64, 48, 4, -1},
+    {"many rows", 37, 4, 96, 70, -1, 5},
+    {"every expert", 5, NUM_EXPERTS, 32, 20, -1, 0},
+    {"one expert's tiles", 70, 1, 40, 24, 19, 69},
+    {"long rows", 3, 3, 520, 136, -1, -1},
+};
+
+enum { NUM_CASES = sizeof cases / sizeof cases[0] };
+
+/* One layer's experts and rows, on both backends. */
+struct layer {
+    const struct expert_case *c;
+    struct qep_host_weight host[2 * NUM_EXPERTS]; /* gate_up, then down */
+    struct qep_weight *ref_weight[2 * NUM_EXPERTS], *weight[2 * NUM_EXPERTS];
+    size_t row_bytes;
+    char *rows;   /* BF16 activation rows */
+    float *plain; /* the same in fp32 */
+    void *dev_rows;
+    int32_t *idx;   /* [num_rows, top_k] */
+    float *weights; /* [num_rows, top_k] */
+    float *base;    /* [num_rows, hidden] */
+    void *dev_idx, *dev_weights, *dev_base;
+};
+
+static void choose_experts(struct rng *rng, struct layer *l) {
+    const struct expert_case *c = l->c;
+    for (int32_t r = 0; r < c->num_rows; r++) {
+        bool chosen[NUM_EXPERTS] = {false};
+        for (int32_t j = 0; j < c->top_k; j++) {
+            int32_t e = c->only >= 0 ? c->only : rng_below(rng, NUM_EXPERTS);
+            while (chosen[e])
+                e = (e + 1) % NUM_EXPERTS;
+            chosen[e] = true;
+            l->idx[r * c->top_k + j] = e;
+            l->weights[r * c->top_k + j] = (float)(1 + rng_below(rng, 80)) / 81.0f;
+        }
+    }
+}
+
+static void make_layer(struct layer *l, struct rng *rng, const struct expert_case *c,
+                       enum qep_weight_type first, enum qep_weight_type second) {
+    size_t rows = (size_t)c->num_rows, hidden = (size_t)c->hidden, pairs = rows * (size_t)c->top_k;
+    memset(l, 0, sizeof *l);
+    l->c = c;
+    for (int e = 0; e < NUM_EXPERTS; e++) {
+        l->host[e] = random_weight(rng, first, 2 * c->inner, c->hidden, 32);
+        l->host[e + NUM_EXPERTS] = random_weight(rng, second, c->hidden, c->inner, 64);
+    }
+    for (int e = 0; e < 2 * NUM_EXPERTS; e++) {
+        OK(ref->ops->weight_create(ref, &l->host[e], &l->ref_weight[e]));
+        OK(cuda->ops->weight_create(cuda, &l->host[e], &l->weight[e]));
+    }
+    float *x = random_floats(rng, rows * hidden, 1.0f);
+    l->row_bytes = qep_act_row_bytes(QEP_ACT_BF16, c->hidden);
+    l->rows = must_alloc(rows * l->row_bytes);
+    l->plain = must_alloc(rows * hidden * sizeof *l->plain);
+    OK(ref->ops->act_convert(ref, l->rows, l->row_bytes, QEP_ACT_BF16, x, c->num_rows, c->hidden));
+    for (size_t i = 0; i < rows; i++)
+        decode_act_row(QEP_ACT_BF16, l->rows + i * l->row_bytes, c->hidden, l->plain + i * hidden);
+    free(x);
+    l->idx = must_alloc(pairs * sizeof *l->idx);
+    l->weights = must_alloc(pairs * sizeof *l->weights);
+    l->base = random_floats(rng, rows * hidden, 1.0f);
+    choose_experts(rng, l);
+    l->dev_rows = to_device(cuda, l->rows, rows * l->row_bytes);
+    l->dev_idx = to_device(cuda, l->idx, pairs * 4);
+    l->dev_weights = to_device(cuda, l->weights, pairs * 4);
+    l->dev_base = to_device(cuda, l->base, rows * hidden * 4);
+}
+
+static void free_layer(struct layer *l) {
+    for (int e = 0; e < 2 * NUM_EXPERTS; e++) {
+        ref->ops->weight_destroy(ref, l->ref_weight[e]);
+        cuda->ops->weight_destroy(cuda, l->weight[e]);
+        free_weight(&l->host[e]);
+    }
+    cuda->ops->free(cuda, l->dev_rows);
+    cuda->ops->free(cuda, l->dev_idx);
+    cuda->ops->free(cuda, l->dev_weights);
+    cuda->ops->free(cuda, l->dev_base);
+    free(l->rows);
+    free(l->plain);
+    free(l->idx);
+    free(l->weights);
+    free(l->base);
+}
+
+/* ---- `experts` ---- */
+
+struct items {
+    int32_t count;
+    int32_t *expert, *row;
+    float *weight;
+};
+
+static struct items list_items(const struct layer *l) {
+    size_t pairs = (size_t)l->c->num_rows * (size_t)l->c->top_k;
+    struct items items = {0, must_alloc(pairs * 4), must_alloc(pairs * 4), must_alloc(pairs * 4)};
+    for (int32_t e = 0; e < NUM_EXPERTS; e++)
+        for (int32_t i = 0; i < (int32_t)pairs; i++)
+            if (l->idx[i] == e) {
+                items.expert[items.count] = e;
+                items.row[items.count] = i / l->c->top_k;
+                items.weight[items.count++] = l->weights[i];
+            }
+    return items;
+}
+
+static void free_items(struct items *items) {
+    free(items->expert);
+    free(items->row);
+    free(items->weight);
+}
+
+/* Items first .. first + count on cuda; free the result [count, hidden]. */
+static float *run_experts(const struct layer *l, const struct items *items, int32_t first,
+                          int32_t count, int32_t decode) {
+    size_t bytes = (size_t)(count > 0 ? count : 1) * (size_t)l->c->hidden * sizeof(float);
+    float *out = device_room(cuda, bytes);
+    struct qep_expert_args args = {.rows = l->dev_rows,
+                                   .row_stride = l->row_bytes,
+                                   .act_type = QEP_ACT_BF16,
+                                   .num_rows = l->c->num_rows,
+                                   .num_items = count,
+                                   .item_expert = items->expert + first,
+                                   .item_row = items->row + first,
+                                   .item_weight = items->weight + first,
+                                   .gate_up = (const struct qep_weight *const *)l->weight,
+                                   .down =
+                                       (const struct qep_weight *const *)l->weight + NUM_EXPERTS,
+                                   .hidden_size = l->c->hidden,
+                                   .intermediate_size = l->c->inner,
+                                   .decode = decode};
+    OK(cuda->ops->experts(cuda, &args, out));
+    float *host = to_host(cuda, out, bytes);
+    cuda->ops->free(cuda, out);
+    return host;
+}
+
+/* What the reference makes of them, with the hidden rows rounded as activation rows are. */
+static float *reference_items(const struct layer *l, const struct items *items) {
+    const struct expert_case *c = l->c;
+    size_t hidden = (size_t)c->hidden, inner = (size_t)c->inner;
+    float *out = must_alloc((size_t)(items->count + 1) * hidden * sizeof *out);
+    float *gate = must_alloc(2 * inner * sizeof *gate);
+    char *act = must_alloc(qep_act_row_bytes(QEP_ACT_BF16, c->inner));
+    for (int32_t i = 0; i < items->count; i++) {
+        int32_t e = items->expert[i];
+        float *row = out + (size_t)i * hidden;
+        OK(ref->ops->matmul(ref, gate, l->plain + (size_t)items->row[i] * hidden, hidden * 4,
+                            QEP_ACT_F32, l->ref_weight[e], 1, 0));
+        OK(ref->ops->swiglu(ref, gate, gate, gate + inner, 1, c->inner));
+        OK(ref->ops->act_convert(ref, act, qep_act_row_bytes(QEP_ACT_BF16, c->inner), QEP_ACT_BF16,
+                                 gate, 1, c->inner));
+        decode_act_row(QEP_ACT_BF16, act, c->inner, gate);
+        OK(ref->ops->matmul(ref, row, gate, inner * 4, QEP_ACT_F32, l->ref_weight[e + NUM_EXPERTS],
+                            1, 0));
+        for (size_t h = 0; h < hidden; h++)
+            row[h] *= items->weight[i];
+    }
+    free(gate);
+    free(act);
+    return out;
+}
+
+static void check_experts(const struct layer *l, int32_t decode) {
+    size_t hidden = (size_t)l->c->hidden;
+    struct items items = list_items(l);
+    float *want = reference_items(l, &items);
+    float *got = run_experts(l, &items, 0, items.count, decode);
+    char what[128];
+    snprintf(what, sizeof what, "experts, %s, decode %d", l->c->name, decode);
+    /* A hidden value on the edge of two bf16 may fall to either side. */
+    assert_close(got, want, (size_t)items.count * hidden, 4e-3, what);
+    for (int32_t first = 0; first < items.count; first += 1 + items.count / 3) {
+        int32_t count = first == 0 ? 1 : items.count - first;
+        float *part = run_experts(l, &items, first, count, decode);
+        assert_same_bits(part, got + (size_t)first * hidden, (size_t)count * hidden * 4, what);
+        free(part);
+    }
+    free(got);
+    free(want);
+    free_items(&items);
+}
+
+/* ---- `routed` and `combine` ---- */
+
+struct split {
+    int num_ranks;
+    int32_t begin[MAX_RANKS + 1];
+};
+
+static const struct split splits[] = {
+    {1, {0, NUM_EXPERTS}},
+    {2, {0, 8, NUM_EXPERTS}},
+    {4, {0, 5, 6, 6, NUM_EXPERTS}},
+};
+
+enum { NUM_SPLITS = sizeof splits / sizeof splits[0] };
+
+/* The device tables of one split. */
+struct ranks {
+    const struct split *split;
+    int32_t num_ranges, range_begin[MAX_RANKS + 1];
+    struct qep_expert_range ranges[MAX_RANGES];
+    int32_t expert_range[NUM_EXPERTS], expert_rank[NUM_EXPERTS];
+    void *dev_expert_range, *dev_expert_rank, *dev_ranges;
+    struct qep_expert_set *sets[MAX_RANKS];
+};
+
+/* Maximal dyadic ranges of [begin, end), the last rank's up to the next power of two. */
+static void add_ranges(struct ranks *r, int rank) {
+    int32_t at = r->split->begin[rank], end = r->split->begin[rank + 1];
+    end = end == NUM_EXPERTS && at < end ? 32 : end;
+    while (at < end) {
+        int32_t level = 0;
+        while (at % (2 << level) == 0 && at + (2 << level) <= end)
+            level++;
+        for (int32_t e = at; e < at + (1 << level) && e < NUM_EXPERTS; e++)
+            r->expert_range[e] = r->num_ranges;
+        r->ranges[r->num_ranges++] =
+            (struct qep_expert_range){.level = level, .index = at >> level, .rank = rank};
+        at += 1 << level;
+    }
+}
+
+static void make_ranks(struct ranks *r, const struct layer *l, const struct split *split) {
+    memset(r, 0, sizeof *r);
+    r->split = split;
+    for (int p = 0; p < split->num_ranks; p++) {
+        int32_t begin = split->begin[p], num = split->begin[p + 1] - begin;
+        r->range_begin[p] = r->num_ranges;
+        add_ranges(r, p);
+        for (int32_t e = begin; e < begin + num; e++)
+            r->expert_rank[e] = p;
+        if (num > 0)
+            OK(cuda->device->expert_set_create(
+                cuda, (const struct qep_weight *const *)l->weight + begin,
+                (const struct qep_weight *const *)l->weight + NUM_EXPERTS + begin, num,
+                &r->sets[p]));
+    }
+    r->range_begin[split->num_ranks] = r->num_ranges;
+    int32_t first_row = 0;
+    for (int p = 0; p < split->num_ranks; p++) {
+        int32_t num = r->range_begin[p + 1] - r->range_begin[p];
+        for (int32_t g = 0; g < num; g++) {
+            r->ranges[r->range_begin[p] + g].first_row = first_row + g;
+            r->ranges[r->range_begin[p] + g].row_step = num;
+        }
+        first_row += num * l->c->num_rows;
+    }
+    r->dev_expert_range = to_device(cuda, r->expert_range, sizeof r->expert_range);
+    r->dev_expert_rank = to_device(cuda, r->expert_rank, sizeof r->expert_rank);
+    r->dev_ranges = to_device(cuda, r->ranges, (size_t)r->num_ranges * sizeof r->ranges[0]);
+}
+
+static void free_ranks(struct ranks *r) {
+    for (int p = 0; p < r->split->num_ranks; p++)
+        cuda->device->expert_set_destroy(cuda, r->sets[p]);
+    cuda->ops->free(cuda, r->dev_expert_range);
+    cuda->ops->free(cuda, r->dev_expert_rank);
+    cuda->ops->free(cuda, r->dev_ranges);
+}
+
+static struct qep_topk plain_topk(const struct layer *l) {
+    size_t stride = (size_t)l->c->top_k * 4;
+    return (struct qep_topk){l->dev_idx, l->dev_weights, stride, stride, l->c->top_k};
+}
+
+static struct qep_routed_args routed_args(const struct layer *l, const struct ranks *r, int rank,
+                                          int32_t decode) {
+    return (struct qep_routed_args){.rows = l->dev_rows,
+                                    .row_stride = l->row_bytes,
+                                    .act_type = QEP_ACT_BF16,
+                                    .num_rows = l->c->num_rows,
+                                    .topk = plain_topk(l),
+                                    .experts = r->sets[rank],
+                                    .first_expert = r->split->begin[rank],
+                                    .expert_range = r->dev_expert_range,
+                                    .ranges = r->dev_ranges,
+                                    .first_range = r->range_begin[rank],
+                                    .num_ranges = r->range_begin[rank + 1] - r->range_begin[rank],
+                                    .num_experts = NUM_EXPERTS,
+                                    .hidden_size = l->c->hidden,
+                                    .intermediate_size = l->c->inner,
+                                    .decode = decode};
+}
+
+static struct qep_combine_args combine_args(const struct layer *l, const struct ranks *r,
+                                            const float *partials, const int32_t *positions) {
+    return (struct qep_combine_args){.base = l->dev_base,
+                                     .partials = partials,
+                                     .topk = plain_topk(l),
+                                     .expert_range = r->dev_expert_range,
+                                     .ranges = r->dev_ranges,
+                                     .positions = positions,
+                                     .num_rows = l->c->num_rows,
+                                     .hidden_size = l->c->hidden,
+                                     .num_experts = NUM_EXPERTS};
+}
+
+static size_t partial_bytes(const struct layer *l, const struct ranks *r) {
+    return (size_t)l->c->num_rows * (size_t)r->num_ranges * (size_t)l->c->hidden * 4;
+}
+
+/* Partials of NaNs: a row that nobody wrote must not be read. */
+static float *nan_partials(const struct layer *l, const struct ranks *r) {
+    size_t bytes = partial_bytes(l, r);
+    void *nans = must_alloc(bytes);
+    memset(nans, 0xff, bytes);
+    float *dev = to_device(cuda, nans, bytes);
+    free(nans);
+    return dev;
+}
+
+static float *rank_partials(float *partials, const struct layer *l, const struct ranks *r,
+                            int rank) {
+    return partials + (size_t)r->range_begin[rank] * (size_t)l->c->num_rows * (size_t)l->c->hidden;
+}
+
+static void launch_plain(const struct layer *l, const struct ranks *r, int32_t decode,
+                         float *partials, float *out) {
+    for (int p = 0; p < r->split->num_ranks; p++) {
+        struct qep_routed_args args = routed_args(l, r, p, decode);
+        if (r->sets[p] != NULL)
+            OK(cuda->device->routed(cuda, &args, rank_partials(partials, l, r, p)));
+    }
+    struct qep_combine_args args = combine_args(l, r, partials, NULL);
+    OK(cuda->device->combine(cuda, &args, out));
+}
+
+/* Every rank sees every row. */
+static float *run_plain(const struct layer *l, const struct ranks *r, int32_t decode) {
+    size_t bytes = (size_t)l->c->num_rows * (size_t)l->c->hidden * 4;
+    float *partials = nan_partials(l, r), *out = device_room(cuda, bytes);
+    launch_plain(l, r, decode, partials, out);
+    float *host = to_host(cuda, out, bytes);
+    cuda->ops->free(cuda, partials);
+    cuda->ops->free(cuda, out);
+    return host;
+}
+
+/* The lists against a plain scan of the ids. */
+static void check_lists(const struct layer *l, const struct ranks *r, const int32_t *rows,
+                        const int32_t *positions, const int32_t *counts) {
+    int32_t n = l->c->num_rows;
+    for (int p = 0; p < r->split->num_ranks; p++) {
+        int32_t count = 0;
+        for (int32_t i = 0; i < n; i++) {
+            bool meets = false;
+            for (int32_t j = 0; j < l->c->top_k; j++) {
+                int32_t id = l->idx[i * l->c->top_k + j];
+                meets = meets || (id >= 0 && r->expert_rank[id] == p);
+            }
+            ck_assert_int_eq(positions[p * n + i], meets ? count : -1);
+            if (meets)
+                ck_assert_int_eq(rows[p * n + count++], i);
+        }
+        ck_assert_int_eq(counts[p], count);
+    }
+}
+
+/* Every rank gets packets of the rows that need it. */
+static float *run_packets(const struct layer *l, const struct ranks *r, int32_t decode) {
+    int32_t n = l->c->num_rows, k = l->c->top_k;
+    size_t ranks = (size_t)r->split->num_ranks, list_bytes = ranks * (size_t)n * 4;
+    size_t bytes = (size_t)n * (size_t)l->c->hidden * 4;
+    size_t packet = qep_packet_bytes(l->row_bytes, k);
+    int32_t *dev_rows = device_room(cuda, list_bytes),
+            *dev_positions = device_room(cuda, list_bytes);
+    int32_t *dev_counts = device_room(cuda, ranks * 4);
+    float *partials = nan_partials(l, r), *out = to_device(cuda, l->base, bytes);
+    char *packets = device_room(cuda, (size_t)n * packet);
+    struct qep_topk topk = plain_topk(l);
+    OK(cuda->device->route_lists(cuda, &topk, n, r->dev_expert_rank, (int32_t)ranks, dev_rows,
+                                 dev_positions, dev_counts));
+    int32_t *rows = to_host(cuda, dev_rows, list_bytes);
+    int32_t *positions = to_host(cuda, dev_positions, list_bytes);
+    int32_t *counts = to_host(cuda, dev_counts, ranks * 4);
+    check_lists(l, r, rows, positions, counts);
+    for (int p = 0; p < r->split->num_ranks; p++) {
+        struct qep_routed_args args = routed_args(l, r, p, decode);
+        OK(cuda->device->pack(cuda, packets, l->dev_rows, l->row_bytes, &topk, dev_rows + p * n,
+                              counts[p]));
+        args.rows = packets;
+        args.row_stride = packet;
+        args.num_rows = counts[p];
+        args.topk = (struct qep_topk){(const void *)(packets + l->row_bytes),
+                                      (const void *)(packets + l->row_bytes + (size_t)k * 4),
+                                      packet, packet, k};
+        if (r->sets[p] != NULL)
+            OK(cuda->device->routed(cuda, &args, rank_partials(partials, l, r, p)));
+    }
+    struct qep_combine_args args = combine_args(l, r, partials, dev_positions);
+    args.base = out; /* in place */
+    OK(cuda->device->combine(cuda, &args, out));
+    float *host = to_host(cuda, out, bytes);
+    free(rows);
+    free(positions);
+    free(counts);
+    cuda->ops->free(cuda, dev_rows);
+    cuda->ops->free(cuda, dev_positions);
+    cuda->ops->free(cuda, dev_counts);
+    cuda->ops->free(cuda, packets);
+    cuda->ops->free(cuda, partials);
+    cuda->ops->free(cuda, out);
+    return host;
+}
+
+/* base + tree of all items: `experts`, then tree_sum on the device and by the reference. */
+static float *run_tree(const struct layer *l, int32_t decode) {
+    struct items items = list_items(l);
+    int32_t n = l->c->num_rows, at = 0;
+    size_t hidden = (size_t)l->c->hidden, bytes = (size_t)n * hidden * 4;
+    float *leaves = run_experts(l, &items, 0, items.count, decode);
+    int32_t *begin = must_alloc((size_t)(n + 1) * 4),
+            *row = must_alloc((size_t)items.count * 4 + 4);
+    int32_t *id = must_alloc((size_t)items.count * 4 + 4);
+    for (int32_t r = 0; r < n; r++) {
+        for (int32_t i = 0; i < items.count; i++)
+            if (items.row[i] == r) {
+                row[at] = i;
+                id[at++] = items.expert[i];
+            }
+        begin[r + 1] = at;
+    }
+    float *dev_leaves =
+        to_device(cuda, leaves, (size_t)(items.count > 0 ? items.count : 1) * hidden * 4);
+    float *out = device_room(cuda, bytes), *want = must_alloc(bytes);
+    struct qep_tree_args args = {l->base, leaves, n, l->c->hidden, begin, row, id};
+    OK(ref->ops->tree_sum(ref, &args, want));
+    args.base = l->dev_base;
+    args.src = dev_leaves;
+    OK(cuda->ops->tree_sum(cuda, &args, out));
+    float *got = to_host(cuda, out, bytes);
+    assert_same_bits(got, want, bytes, "tree_sum");
+    cuda->ops->free(cuda, dev_leaves);
+    cuda->ops->free(cuda, out);
+    free(want);
+    free(leaves);
+    free(begin);
+    free(row);
+    free(id);
+    free_items(&items);
+    return got;
+}
+
+/* The padding row's ids become -1, on the device by its span. */
+static void pad(struct layer *l) {
+    int32_t n = l->c->num_rows, k = l->c->top_k;
+    struct qep_span *spans = must_alloc((size_t)n * sizeof *spans);
+    for (int32_t i = 0; i < n; i++)
+        spans[i] = (struct qep_span){i, 1, i == l->c->padding ? -1 : i, 3, 1};
+    for (int32_t j = 0; j < k && l->c->padding >= 0; j++)
+        l->idx[l->c->padding * k + j] = -1;
+    void *dev = to_device(cuda, spans, (size_t)n * sizeof *spans);
+    OK(cuda->device->mask_rows(cuda, l->dev_idx, n, k, dev));
+    int32_t *idx = to_host(cuda, l->dev_idx, (size_t)n * (size_t)k * 4);
+    assert_same_bits(idx, l->idx, (size_t)n * (size_t)k * 4, "mask_rows");
+    cuda->ops->free(cuda, dev);
+    free(idx);
+    free(spans);
+}
+
+static void check_routed(const struct layer *l, int32_t decode) {
+    size_t bytes = (size_t)l->c->num_rows * (size_t)l->c->hidden * 4;
+    float *want = run_tree(l, decode);
+    for (int s = 0; s < NUM_SPLITS; s++) {
+        struct ranks r;
+        char what[128];
+        make_ranks(&r, l, &splits[s]);
+        snprintf(what, sizeof what, "routed, %s, split %d, decode %d", l->c->name, s, decode);
+        float *plain = run_plain(l, &r, decode), *packets = run_packets(l, &r, decode);
+        assert_same_bits(plain, want, bytes, what);
+        assert_same_bits(packets, want, bytes, what);
+        free(plain);
+        free(packets);
+        free_ranks(&r);
+    }
+    free(want);
+}
+
+static void check_types(struct rng *rng, const struct expert_case *c, enum qep_weight_type first,
+                        enum qep_weight_type second) {
+    struct layer l;
+    make_layer(&l, rng, c, first, second);
+    pad(&l);
+    for (int32_t decode = 0; decode < 2; decode++) {
+        check_experts(&l, decode);
+        check_routed(&l, decode);
+    }
+    free_layer(&l);
+}
+
+START_TEST(experts_agree) {
+    struct rng rng = {(uint64_t)_i + 500};
+    if (cuda == NULL)
+        return;
+    check_types(&rng, &cases[_i], QEP_WEIGHT_BF16, QEP_WEIGHT_BF16);
+    check_types(&rng, &cases[_i], QEP_WEIGHT_INT8, QEP_WEIGHT_INT8);
+    check_types(&rng, &cases[_i], QEP_WEIGHT_INT4, QEP_WEIGHT_INT4);
+    check_types(&rng, &cases[_i], QEP_WEIGHT_INT4, QEP_WEIGHT_INT8);
+}
+END_TEST
+
+/* Enough pairs for the sort in blocks; a row's bits are those it has alone. */
+START_TEST(many_rows_sort_in_blocks) {
+    static const struct expert_case many = {"very many rows", 1100, 4, 32, 16, -1, 700};
+    static const struct expert_case one = {"one of them", 1, 4, 32, 16, -1, -1};
+    struct rng rng = {77};
+    struct layer l;
+    struct ranks r;
+    if (cuda == NULL)
+        return;
+    make_layer(&l, &rng, &many, QEP_WEIGHT_INT4, QEP_WEIGHT_INT8);
+    pad(&l);
+    float *want = run_tree(&l, 0);
+    make_ranks(&r, &l, &splits[1]);
+    float *got = run_packets(&l, &r, 0);
+    assert_same_bits(got, want, 1100 * 32 * 4, many.name);
+    for (int32_t row = 3; row < 1100; row += 500) {
+        struct layer part = l;
+        part.c = &one;
+        part.dev_rows = (char *)l.dev_rows + (size_t)row * l.row_bytes;
+        part.dev_idx = (char *)l.dev_idx + (size_t)row * 16;
+        part.dev_weights = (char *)l.dev_weights + (size_t)row * 16;
+        part.dev_base = (char *)l.dev_base + (size_t)row * 128;
+        struct ranks alone;
+        make_ranks(&alone, &part, &splits[2]);
+        float *single = run_plain(&part, &alone, 0);
+        assert_same_bits(single, want + row * 32, 128, one.name);
+        free(single);
+        free_ranks(&alone);
+    }
+    free(want);
+    free(got);
+    free_ranks(&r);
+    free_layer(&l);
+}
+END_TEST
+
+/* A captured step replays with the ids that stand in memory then. */
+START_TEST(captured_steps_follow_new_ids) {
+    static const struct expert_case c = {"captured", 9, 4, 64, 48, -1, -1};
+    struct rng rng = {31};
+    struct layer l;
+    struct ranks r;
+    struct qep_graph *graph = NULL;
+    size_t bytes = 9 * 64 * 4;
+    if (cuda == NULL)
+        return;
+    make_layer(&l, &rng, &c, QEP_WEIGHT_INT4, QEP_WEIGHT_INT4);
+    make_ranks(&r, &l, &splits[1]);
+    float *partials = nan_partials(&l, &r), *out = device_room(cuda, bytes);
+    launch_plain(&l, &r, 1, partials, out); /* workspaces grow now */
+    OK(cuda->device->capture_begin(cuda));
+    launch_plain(&l, &r, 1, partials, out);
+    OK(cuda->device->capture_end(cuda, &graph));
+    for (int turn = 0; turn < 3; turn++) {
+        choose_experts(&rng, &l);
+        for (int32_t j = 0; j < c.top_k && turn == 1; j++)
+            l.idx[2 * c.top_k + j] = -1;
+        OK(cuda->ops->upload(cuda, l.dev_idx, l.idx, 9 * 4 * 4));
+        OK(cuda->ops->upload(cuda, l.dev_weights, l.weights, 9 * 4 * 4));
+        OK(cuda->device->graph_launch(cuda, graph));
+        float *got = to_host(cuda, out, bytes), *want = run_tree(&l, 1);
+        assert_same_bits(got, want, bytes, "replayed");
+        free(got);
+        free(want);
+    }
+    cuda->device->graph_destroy(cuda, graph);
+    cuda->ops->free(cuda, partials);
+    cuda->ops->free(cuda, out);
+    free_ranks(&r);
+    free_layer(&l);
+}
+END_TEST
+
+START_TEST(experts_take_no_items) {
+    struct qep_expert_args args = {.hidden_size = 32, .intermediate_size = 32};
+    if (cuda != NULL)
+        OK(cuda->ops->experts(cuda, &args, NULL));
+}
+END_TEST
+
+START_TEST(unlike_experts_are_refused) {
+    struct rng rng = {1};
+    struct qep_host_weight a = random_weight(&rng, QEP_WEIGHT_INT4, 32, 64, 32);
+    struct qep_host_weight b = random_weight(&rng, QEP_WEIGHT_INT4, 32, 64, 64);
+    struct qep_host_weight f = random_weight(&rng, QEP_WEIGHT_F32, 32, 64, 0);
+    struct qep_host_weight *host[] = {&a, &b, &f};
+    struct qep_weight *w[3] = {NULL};
+    struct qep_expert_set *set = NULL;
+    for (int i = 0; cuda != NULL && i < 3; i++)
+        OK(cuda->ops->weight_create(cuda, host[i], &w[i]));
+    if (cuda != NULL) {
+        const struct qep_weight *same[] = {w[0], w[0]}, *unlike[] = {w[0], w[1]}, *f32[] = {w[2]};
+        ck_assert_int_eq(cuda->device->expert_set_create(cuda, unlike, same, 2, &set),
+                         QEP_ERR_USAGE);
+        ck_assert_int_eq(cuda->device->expert_set_create(cuda, same, f32, 1, &set), QEP_ERR_USAGE);
+        ck_assert_ptr_null(set);
+    }
+    for (int i = 0; i < 3; i++) {
+        if (cuda != NULL)
+            cuda->ops->weight_destroy(cuda, w[i]);
+        free_weight(host[i]);
+    }
+}
+END_TEST
+
+/* Random leaf sets, ids up to the sign bit, columns around a block's. */
+START_TEST(tree_sum_agrees) {
+    enum { OUT = 7, LEAVES = 40, SRC = 11 };
+    static const int32_t cols[] = {1, 31, 128, 129, 300};
+    struct rng rng = {(uint64_t)_i + 9};
+    int32_t begin[OUT + 1] = {0}, row[LEAVES], id[LEAVES], at = 0;
+    size_t width = (size_t)cols[_i], bytes = OUT * width * 4;
+    for (int o = 0; o < OUT; o++) {
+        int64_t next = rng_below(&rng, 3);
+        int32_t count = o == 2 ? 0 : o == 3 ? 1 : rng_below(&rng, 9);
+        for (int32_t i = 0; i < count && at < LEAVES && next <= INT32_MAX; i++) {
+            row[at] = rng_below(&rng, SRC);
+            id[at++] = (int32_t)next;
+            next += 1 + rng_below(&rng, 1 << rng_below(&rng, o == 6 ? 29 : 4));
+        }
+        begin[o + 1] = at;
+    }
+    float *src = random_floats(&rng, SRC * width, 1.0f),
+          *base = random_floats(&rng, OUT * width, 1.0f);
+    float *want = must_alloc(bytes);
+    for (int with_base = 0; cuda != NULL && with_base < 2; with_base++) {
+        float *dev_src = to_device(cuda, src, SRC * width * 4),
+              *dev_base = to_device(cuda, base, bytes);
+        float *out = device_room(cuda, bytes);
+        struct qep_tree_args args = {with_base ? base : NULL, src, OUT, cols[_i], begin, row, id};
+        OK(ref->ops->tree_sum(ref, &args, want));
+        args.base = with_base ? dev_base : NULL;
+        args.src = dev_src;
+        OK(cuda->ops->tree_sum(cuda, &args, out));
+        float *got = to_host(cuda, out, bytes);
+        assert_same_bits(got, want, bytes, "tree_sum");
+        free(got);
+        cuda->ops->free(cuda, dev_src);
+        cuda->ops->free(cuda, dev_base);
+        cuda->ops->free(cuda, out);
+    }
+    free(want);
+    free(src);
+    free(base);
+}
+END_TEST
+
+START_TEST(gather_rows_copies) {
+    static const size_t widths[] = {4, 52, 64, 2064};
+    static const int32_t list[] = {4, 0, 0, 3, 1};
+    enum { ROWS = 5, NUM = sizeof list / sizeof list[0] };
+    size_t bytes = widths[_i];
+    struct rng rng = {2};
+    uint8_t *rows = must_alloc(ROWS * bytes);
+    for (size_t i = 0; i < ROWS * bytes; i++)
+        rows[i] = (uint8_t)rng_next(&rng);
+    if (cuda != NULL) {
+        void *dev = to_device(cuda, rows, ROWS * bytes), *out = device_room(cuda, NUM * bytes);
+        int32_t *dev_list = to_device(cuda, list, sizeof list);
+        OK(cuda->device->gather_rows(cuda, out, dev, bytes, dev_list, NUM));
+        uint8_t *got = to_host(cuda, out, NUM * bytes);
+        for (size_t j = 0; j < NUM; j++)
+            assert_same_bits(got + j * bytes, rows + (size_t)list[j] * bytes, bytes, "gather_rows");
+        free(got);
+        cuda->ops->free(cuda, dev);
+        cuda->ops->free(cuda, out);
+        cuda->ops->free(cuda, dev_list);
+    }
+    free(rows);
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("cuda_experts");
+    TCase *tc = tcase_create("experts");
+    tcase_set_timeout(tc, 300);
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_add_loop_test(tc, tree_sum_agrees, 0, 5);
+    tcase_add_loop_test(tc, gather_rows_copies, 0, 4);
+    tcase_add_test(tc, experts_take_no_items);
+    tcase_add_test(tc, unlike_experts_are_refused);
+    tcase_add_loop_test(tc, experts_agree, 0, NUM_CASES);
+    tcase_add_test(tc, many_rows_sort_in_blocks);
+    tcase_add_test(tc, captured_steps_follow_new_ids);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
