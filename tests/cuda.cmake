@@ -45,13 +45,28 @@ file(GLOB cuda_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/unit/test_cud
 foreach(file ${cuda_tests})
   get_filename_component(name ${file} NAME_WE)
   string(REPLACE "test_" "" name ${name})
-  qep_cuda_test(${name} qep_kernels_support qep_model)
+  set(libs qep_kernels_support qep_model)
+  if(name STREQUAL "cuda_golden")
+    set(libs qep_test_support) # whole models
+  endif()
+  qep_cuda_test(${name} ${libs})
 endforeach()
 foreach(target test_cuda_sample test_cuda_sample_gpu) # its oracle
   if(TARGET ${target})
     target_sources(${target} PRIVATE ${CMAKE_SOURCE_DIR}/src/engine/sampler.c)
   endif()
 endforeach()
+
+# Whole models, over the fake NCCL too.
+foreach(target test_cuda_model test_cuda_model_gpu)
+  if(TARGET ${target})
+    target_link_libraries(${target} PRIVATE qep_test_support)
+  endif()
+endforeach()
+if(QEP_HAVE_CUDA_EMU)
+  include(cuda_emu/nccl.cmake)
+  qep_link_fake_nccl(test_cuda_model)
+endif()
 
 # The whole program over the emulator: --backend cuda without a GPU. Likewise the benchmark of ops,
 # to see that it runs.
