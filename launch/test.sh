@@ -102,6 +102,9 @@ stage shell 60
 stage gcc 300
 stage unit 400
 stage e2e 400
+stage emu 300
+stage no-mpi 300
+stage nvcc 900
 stage clang 300
 stage asan 1200
 stage tsan 900

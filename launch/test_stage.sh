@@ -4,10 +4,14 @@
 set -uo pipefail
 : "${work:?}" "${logs:?}" "${jobs:?}" "${fuzz_seconds:?}" "${junit:?}"
 
-build() { # DIR CMAKE_ARGS...: -Werror everywhere
+configure() { # DIR CMAKE_ARGS...: -Werror everywhere; nvcc only where a stage asks for it
     local dir=$work/$1
     shift
-    cmake -S . -B "$dir" -DQEP_WERROR=ON "$@" && cmake --build "$dir" --parallel "$jobs"
+    cmake -S . -B "$dir" -DQEP_WERROR=ON -DQEP_CUDA=OFF "$@"
+}
+
+build() { # DIR CMAKE_ARGS...
+    configure "$@" && cmake --build "$work/$1" --parallel "$jobs"
 }
 
 run_ctest() { # DIR CTEST_ARGS...
@@ -26,9 +30,9 @@ need() { # TOOL...
 
 source_files() {
     if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
-        git ls-files -z '*.c' '*.h'
+        git ls-files -z '*.c' '*.h' '*.cu' '*.cuh' '*.cpp'
     else
-        find src kernels tests bench -name '*.[ch]' -print0 2>/dev/null
+        find src kernels tests bench -regex '.*\.\(c\|h\|cu\|cuh\|cpp\)' -print0 2>/dev/null
     fi
 }
 
@@ -48,6 +52,28 @@ stage_shell() {
 stage_gcc() { build gcc -DCMAKE_C_COMPILER=gcc -DCMAKE_BUILD_TYPE=Release; }
 stage_unit() { run_ctest gcc --label-regex '^(unit|mpi)$' --label-exclude '^e2e$'; }
 stage_e2e() { run_ctest gcc --label-regex '^(e2e|fault)$' --label-exclude '^(unit|mpi)$'; }
+
+# The suite for machines with a GPU, over the emulator: its shell code, the program end to end and
+# the benchmarks. The kernels' own tests are unit tests.
+stage_emu() { tests/gpu_suite.sh --emulator --build "$work/gcc" "$logs/gpu-suite"; }
+
+stage_no_mpi() {
+    configure no-mpi -DCMAKE_BUILD_TYPE=Release -DQEP_MPI=OFF -DQEP_TESTS=OFF &&
+        cmake --build "$work/no-mpi" --parallel "$jobs" -t qwen-ep || return 1
+    ldd "$work/no-mpi/qwen-ep" | grep libmpi && echo "linked with MPI" && return 1
+    tests/e2e/chat.sh "$work/no-mpi/qwen-ep" && tests/e2e/ranks.sh "$work/no-mpi/qwen-ep"
+}
+
+# Real kernels for every architecture; they run only where there is a GPU.
+stage_nvcc() {
+    local program=$work/nvcc/qwen-ep
+    [ -x /usr/local/cuda/bin/nvcc ] && PATH=$PATH:/usr/local/cuda/bin
+    need nvcc
+    configure nvcc -DCMAKE_BUILD_TYPE=Release -DQEP_CUDA=ON -DQEP_TESTS=OFF &&
+        cmake --build "$work/nvcc" --parallel "$jobs" -t qwen-ep bench_cuda || return 1
+    ldd "$program" | grep -E 'libcuda|libnccl|libstdc' && echo "needs what other machines lack" && return 1
+    "$program" --version
+}
 
 stage_clang() {
     need clang
@@ -102,7 +128,7 @@ stage_fuzz() {
 
 case ${1:-} in
 fuzz_one) fuzz_one "$2" ;;
-format | shell | gcc | unit | e2e | clang | asan | tsan | fuzz) "stage_$1" ;;
+format | shell | gcc | unit | e2e | emu | no-mpi | nvcc | clang | asan | tsan | fuzz) "stage_${1//-/_}" ;;
 *)
     echo "usage: test_stage.sh NAME" >&2
     exit 64
