@@ -19,6 +19,9 @@ void finish(const async_copy &c) {
     block &b = *m.here;
     uint8_t bytes[16];
     read_source(c, bytes);
+    if (memcmp(bytes, c.issued, sizeof bytes) != 0)
+        fail("cp_async16: its source, %s, changed before the wait",
+             describe(*c.from, static_cast<intptr_t>(c.address - c.from->lo)));
     b.pending[c.to / 16] = 0;
     check_write(b.shared, c.to, 16);
     memcpy(b.shared.data + c.to, bytes, 16);
@@ -38,9 +41,8 @@ void cp_async(allocation &to, intptr_t to_off, allocation &from, intptr_t from_o
         out_of_bounds(from, from_off, 16, "cp_async16 reads");
     thread &t = *m.self;
     uint32_t at = static_cast<uint32_t>(to.lo + static_cast<uintptr_t>(to_off));
-    async_copy c = {at, &from, address, static_cast<uint32_t>(bytes), t.group};
-    uint8_t now[16];
-    read_source(c, now); /* it may happen at once */
+    async_copy c = {at, &from, address, static_cast<uint32_t>(bytes), t.group, {}};
+    read_source(c, c.issued); /* it may happen at once */
     check_write(to, static_cast<size_t>(to_off), 16);
     memset(to.data + to_off, 0xa5, 16);
     m.here->pending[at / 16] = 1 + t.linear;

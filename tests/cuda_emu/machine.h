@@ -76,6 +76,7 @@ struct async_copy {
     uintptr_t address;
     uint32_t bytes;
     uint32_t group;
+    uint8_t issued[16]; /* what the source held then; it must not change until the wait */
 };
 
 struct thread {

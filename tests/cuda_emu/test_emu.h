@@ -59,8 +59,8 @@ template <class T> class buffer {
     static const test::entry entry_##name(#name, name);                                            \
     static void name()
 #define CHECK(...) test::check(static_cast<bool>(__VA_ARGS__), #__VA_ARGS__, __FILE__, __LINE__)
-#define CLEAN(work) test::clean(work, __FILE__, __LINE__)
-#define REPORTED(text, work) test::reported(text, work, __FILE__, __LINE__)
+#define CLEAN(...) test::clean(__VA_ARGS__, __FILE__, __LINE__)
+#define REPORTED(text, ...) test::reported(text, __VA_ARGS__, __FILE__, __LINE__)
 
 /* A launch on the legacy stream, and its end. */
 #define RUN(...) (launch(__VA_ARGS__), cudaDeviceSynchronize())
