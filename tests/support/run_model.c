@@ -34,16 +34,18 @@ static enum qep_status keep_row(void *ctx, int32_t token_id, const float *logits
 
 static enum qep_status coordinate(struct job *job, struct qep_engine *engine) {
     struct qep_generate_result res;
+    const struct qep_sampling greedy = {
+        .temperature = 1, .top_p = 1, .repetition_penalty = 1, .greedy = true};
     job->out->vocab_size = (size_t)qep_engine_config(engine)->vocab_size;
     const struct qep_generate_request request = {
         .prompt_ids = job->run->prompt,
         .num_prompt = job->run->num_prompt,
         .max_new_tokens = job->run->max_new,
         .prefill_chunk = job->run->prefill_chunk > 0 ? job->run->prefill_chunk : 512,
-        .sampling = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .greedy = true},
+        .sampling = job->run->sampling != NULL ? *job->run->sampling : greedy,
         .ignore_eos = true,
         .num_ids = (int32_t)job->out->vocab_size,
-        .on_row = keep_row,
+        .on_row = job->run->no_rows ? NULL : keep_row,
         .row_ctx = job};
     QEP_TRY(qep_generate(engine, &request, &res));
     job->out->token_ids = res.token_ids;
@@ -71,6 +73,11 @@ void model_run(const struct model_run *run, struct model_output *out) {
     job.options.attention = run->attention != NULL ? run->attention : "layers";
     job.options.threads = run->threads > 0 ? run->threads : 1;
     job.options.bind = "keep";
+    job.options.timeout_s = 0;
+    if (run->device_transport != NULL)
+        job.options.device_transport = run->device_transport;
+    if (run->cuda_graphs != NULL)
+        job.options.cuda_graphs = run->cuda_graphs;
     ck_assert_int_eq(qep_comm_self_create(&self), QEP_OK);
     enum qep_status st = qep_common_launch(self, &common, rank_main, &job);
     ck_assert_msg(st == QEP_OK, "%s (%s): %s", run->dir, job.options.backend, qep_last_error());

@@ -3,6 +3,8 @@
 #ifndef QEP_TESTS_RUN_MODEL_H
 #define QEP_TESTS_RUN_MODEL_H
 
+#include "engine/sampler.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -11,6 +13,10 @@ struct model_run {
     int ranks, threads, prefill_chunk;
     const int32_t *prompt;
     int32_t num_prompt, max_new;
+    /* GPUs: nccl or staged between them; graphs on or off */
+    const char *device_transport, *cuda_graphs;
+    const struct qep_sampling *sampling; /* NULL: greedy */
+    bool no_rows;                        /* no logits are kept: a GPU decodes on its own */
 };
 
 struct model_output {
@@ -20,8 +26,8 @@ struct model_output {
     int32_t num_tokens;
 };
 
-/* Fields left 0 / NULL: reference, auto, layers, 1 rank, 1 thread, chunk 512. Fails the running
- * test on an error. */
+/* Fields left 0 / NULL: reference, auto, layers, 1 rank, 1 thread, chunk 512, auto, on. Fails the
+ * running test on an error. */
 void model_run(const struct model_run *run, struct model_output *out);
 void model_output_free(struct model_output *out);
 
