@@ -7,22 +7,21 @@
  * from shapes alone. */
 enum { USUAL_EXPERTS = 8 };
 
-template <int TYPE, int NT> struct gemv_call {
+template <int TYPE, int NT, int FEW> struct gemv_call {
     const cuda_matrix &m;
     int tile, num_columns;
-    sptr<float> shared;
+    gemv_room room;
     template <class Columns, class Store>
     __device__ __forceinline__ void operator()(gptr<const byte_t> data, gptr<const byte_t> scales,
                                                const Columns &columns, const Store &store) const {
-        gemv_tile<TYPE, NT>(m, data, scales, tile, columns, num_columns, shared, store);
+        gemv_tile<TYPE, NT, FEW>(m, data, scales, tile, columns, num_columns, room, store);
     }
 };
 
-template <int TYPE, int NT, bool DOWN>
-static __global__ void __launch_bounds__(512)
+template <int TYPE, int NT, int FEW, bool DOWN>
+static __global__ void __launch_bounds__(32 * GEMV_MAX_WARPS)
     experts_decode_kernel(cuda_matrix m, expert_work work) {
-    shared_arena arena;
-    sptr<float> shared = arena.take<float>(static_cast<int>(blockDim.y * blockDim.z) * NT * 128);
+    gemv_room room = take_gemv_room<TYPE, NT, FEW>();
     int num_active = work.counts[0];
     if (static_cast<int>(blockIdx.y) >= num_active)
         return;
@@ -30,29 +29,31 @@ static __global__ void __launch_bounds__(512)
     int begin = work.item_begin[expert], end = work.item_begin[expert + 1];
     int tile = static_cast<int>(blockIdx.x * blockDim.z + threadIdx.z);
     for (int first = begin; first < end; first += 8 * NT) {
-        gemv_call<TYPE, NT> call = {m, tile, min(end - first, 8 * NT), shared};
+        gemv_call<TYPE, NT, FEW> call = {m, tile, min(end - first, 8 * NT), room};
         with_items<DOWN>(m, work, expert, first, call);
         __syncthreads();
     }
 }
 
-template <int TYPE, int NT, bool DOWN>
+template <int TYPE, int NT, int FEW, bool DOWN>
 static cudaError_t launch_columns(cudaStream_t stream, const cuda_matrix &m,
                                   const struct cuda_expert_job *job) {
-    int slices = gemv_slices(m, USUAL_EXPERTS), tiles = gemv_tiles(slices, NT);
+    int slices = gemv_slices(m, USUAL_EXPERTS), tiles = gemv_tiles(slices, job->num_rows);
     dim3 grid((m.num_tiles + tiles - 1) / tiles, job->map.max_active);
-    return launch(experts_decode_kernel<TYPE, NT, DOWN>, grid, dim3(32, slices, tiles),
-                  gemv_shared(slices, tiles, NT), stream, m, work_of(job));
+    return launch(experts_decode_kernel<TYPE, NT, FEW, DOWN>, grid, dim3(32, slices, tiles),
+                  gemv_shared<TYPE, NT, FEW>(slices, tiles), stream, m, work_of(job));
 }
 
 template <int TYPE, bool DOWN>
 static cudaError_t launch_type(cudaStream_t stream, const cuda_matrix &m,
                                const struct cuda_expert_job *job) {
+    if (job->num_rows <= GEMV_FEW)
+        return launch_columns<TYPE, 1, 2, DOWN>(stream, m, job);
     if (job->num_rows <= 8)
-        return launch_columns<TYPE, 1, DOWN>(stream, m, job);
+        return launch_columns<TYPE, 1, 0, DOWN>(stream, m, job);
     if (job->num_rows <= 64)
-        return launch_columns<TYPE, 2, DOWN>(stream, m, job);
-    return launch_columns<TYPE, 4, DOWN>(stream, m, job);
+        return launch_columns<TYPE, 2, 0, DOWN>(stream, m, job);
+    return launch_columns<TYPE, 4, 0, DOWN>(stream, m, job);
 }
 
 template <bool DOWN>

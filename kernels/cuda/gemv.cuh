@@ -1,7 +1,7 @@
-/* Few activation rows times packed tiles: a warp takes one tile and one slice of K, all its loads
- * straight from global memory to registers in fragment order, and the slices are added in order.
- * The bits follow from the matrix's shape and the number of slices, which follows from the shape.
- */
+/* Few activation rows times packed tiles: a warp takes one tile and one slice of K, and the slices
+ * are added in order. The bits follow from the matrix's shape and the number of slices, which
+ * follows from the shape. Weights come through a ring of cp.async stages of the warp's own: loads
+ * to registers would be moved to their uses by the compiler, and memory would idle. */
 #ifndef QEP_KERNELS_CUDA_GEMV_CUH
 #define QEP_KERNELS_CUDA_GEMV_CUH
 
@@ -19,106 +19,152 @@ static inline int gemv_slices(const cuda_matrix &m, int copies) {
 }
 
 /* Tiles of a thread block: at least four warps, more where several columns share activations. */
-static inline int gemv_tiles(int slices, int column_tiles) {
-    int warps = column_tiles >= 4 ? GEMV_MAX_WARPS : 4;
+static inline int gemv_tiles(int slices, int columns) {
+    int warps = columns > 2 ? GEMV_MAX_WARPS : 4;
     return slices >= warps ? 1 : warps / slices;
 }
 
-static inline size_t gemv_shared(int slices, int tiles, int column_tiles) {
-    return static_cast<size_t>(slices) * tiles * column_tiles * 128 * sizeof(float);
+/* The ring of one warp (16 of them fit into 163 KB): a stage is one block of 64 columns, its
+ * scales, and for one or two activation rows (FEW: bytes of an activation, else 0) the activations
+ * too; more rows come from L1, where the warps of other tiles find them as well. */
+enum { GEMV_FEW = 2 };
+template <int TYPE, int FEW> struct gemv_ring {
+    enum {
+        LOADS = packed_type<TYPE>::LOADS,
+        STAGES = LOADS == 1              ? 8
+                 : LOADS == 2            ? 6
+                 : LOADS == 4 && FEW < 4 ? 4
+                 : LOADS == 4            ? 3
+                                         : 2,
+        WEIGHTS = LOADS * CUDA_LOAD_BYTES,
+        SCALES = packed_type<TYPE>::SCALED ? 2 * CUDA_GROUP_BYTES : 0,
+        PIECES = FEW * CUDA_BLOCK_COLS / 16, /* 16-byte pieces of a row's block */
+        ACTS = GEMV_FEW * FEW * CUDA_BLOCK_COLS,
+        STAGE = WEIGHTS + SCALES + ACTS,
+        BYTES = STAGES * STAGE
+    };
+};
+
+template <int TYPE, int NT, int FEW> static inline size_t gemv_shared(int slices, int tiles) {
+    return static_cast<size_t>(slices) * tiles *
+           (gemv_ring<TYPE, FEW>::BYTES + NT * 128 * sizeof(float));
 }
 
 /* What one lane reads: its part of a tile, and activations of columns g, g + 8, ... In the place of
  * absent columns stands another's row: no column sees its neighbours. */
 template <int NT> struct gemv_lane {
-    gptr<const byte_t> data, scales; /* of the tile, at this lane */
-    gptr<const byte_t> act[NT];      /* at this lane's 16 bytes of the first 32 columns */
-    int chunks;                      /* 16-byte pieces of an activation row */
-    int t;
+    gptr<const byte_t> data;    /* of the tile, at this lane */
+    gptr<const byte_t> scales;  /* of the tile */
+    gptr<const byte_t> act[NT]; /* rows; in FEW form act[0] is what the lane copies */
+    int num_columns;
+    int chunks; /* 16-byte pieces of an activation row */
 };
 
-/* Activations of the 32 columns k32; those beyond the row are zero. */
-template <int NT, bool LAST>
-static __device__ __forceinline__ void gemv_acts(uint4 (&x)[NT], const gemv_lane<NT> &lane,
-                                                 int k32) {
-    bool beyond = LAST && 4 * k32 + lane.t >= lane.chunks;
-    size_t at = beyond ? 0 : static_cast<size_t>(k32) * 64;
+/* The copies of block b into a stage. */
+template <int TYPE, int NT, int FEW>
+static __device__ __forceinline__ void gemv_copy(const cuda_matrix &m, const gemv_lane<NT> &from,
+                                                 int b, sptr<byte_t> stage) {
+    typedef gemv_ring<TYPE, FEW> ring;
+    int lane = threadIdx.x;
+#pragma unroll
+    for (int i = 0; i < ring::LOADS; i++)
+        cp_async16(stage + i * CUDA_LOAD_BYTES + lane * 16,
+                   from.data + (static_cast<size_t>(b) * ring::LOADS + i) * CUDA_LOAD_BYTES);
+    if (ring::SCALES > 0 && lane >= 28) { /* lanes 28 .. 31: two pieces of two groups */
+        int part = lane - 28, group = min(group_of(m, 2 * b + part / 2), m.num_groups - 1);
+        cp_async16(stage + ring::WEIGHTS + part * 16,
+                   from.scales + static_cast<size_t>(group) * CUDA_GROUP_BYTES + part % 2 * 16);
+    }
+    if (FEW > 0 && lane < ring::PIECES * from.num_columns) {
+        int piece = ring::PIECES * b + lane % (FEW > 0 ? ring::PIECES : 1);
+        bool inside = piece < from.chunks;
+        cp_async16(stage + ring::WEIGHTS + ring::SCALES + lane * 16,
+                   from.act[0] + (inside ? static_cast<size_t>(piece) * 16 : 0), inside ? 16 : 0);
+    }
+}
+
+/* The lane's activations of the 32 columns k32; zero beyond the row. */
+template <int TYPE, int NT, int FEW>
+static __device__ __forceinline__ void gemv_acts(uint4 (&x)[NT], const gemv_lane<NT> &from, int k32,
+                                                 sptr<const byte_t> stage) {
+    typedef gemv_ring<TYPE, FEW> ring;
+    int g = threadIdx.x / 4, t = threadIdx.x % 4;
+    if (FEW > 0) {
+        x[0] = load16(stage + ring::WEIGHTS + ring::SCALES + (g < from.num_columns ? g : 0) * 128 +
+                      (4 * (k32 % 2) + t) * 16);
+        return;
+    }
+    bool inside = 4 * k32 + t < from.chunks;
+    size_t at = inside ? (static_cast<size_t>(k32) * 4 + t) * 16 : 0;
 #pragma unroll
     for (int j = 0; j < NT; j++) {
-        x[j] = load16(beyond ? lane.act[j] - lane.t * 16 : lane.act[j] + at);
-        if (beyond)
+        x[j] = load16(from.act[j] + at);
+        if (!inside)
             x[j] = make_uint4(0, 0, 0, 0);
     }
 }
 
-/* Blocks b .. b + BATCH of a slice that ends at block `end`; LAST: the matrix's last block may be
- * among them. All loads that fit into registers are under way before the first is used. */
-template <int TYPE, int NT, int BATCH, bool LAST>
-static __device__ __forceinline__ void gemv_batch(const cuda_matrix &m, const gemv_lane<NT> &lane,
-                                                  int b, int end, float (&acc)[NT][4],
-                                                  float (&y)[NT][4]) {
-    enum { LOADS = packed_type<TYPE>::LOADS, SCALED = packed_type<TYPE>::SCALED, EARLY = NT <= 2 };
-    uint4 w[BATCH][LOADS], x[EARLY ? 2 * BATCH : 1][NT];
-    uint32_t scales[BATCH][2];
+/* One block from its stage; `last`: the slice ends with it. */
+template <int TYPE, int NT, int FEW>
+static __device__ __forceinline__ void gemv_block(const cuda_matrix &m, const gemv_lane<NT> &from,
+                                                  int b, bool last, sptr<const byte_t> stage,
+                                                  float (&acc)[NT][4], float (&y)[NT][4]) {
+    typedef gemv_ring<TYPE, FEW> ring;
+    int lane = threadIdx.x;
+    uint4 w[ring::LOADS], x[2][NT];
 #pragma unroll
-    for (int u = 0; u < BATCH; u++) {
+    for (int h = 0; h < 2; h++)
+        gemv_acts<TYPE, NT, FEW>(x[h], from, 2 * b + h, stage);
 #pragma unroll
-        for (int i = 0; i < LOADS; i++)
-            w[u][i] = load16_stream(lane.data +
-                                    (static_cast<size_t>(b + u) * LOADS + i) * CUDA_LOAD_BYTES);
+    for (int i = 0; i < ring::LOADS; i++)
+        w[i] = load16(stage + i * CUDA_LOAD_BYTES + lane * 16);
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            int k32 = 2 * (b + u) + h, group = group_of(m, k32);
-            if (LAST)
-                group = min(group, m.num_groups - 1);
-            if (SCALED)
-                scales[u][h] = load4(lane.scales + static_cast<size_t>(group) * CUDA_GROUP_BYTES);
-            if (EARLY)
-                gemv_acts<NT, LAST>(x[EARLY * (2 * u + h)], lane, k32);
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < 2 * BATCH; i++) {
-        int k32 = 2 * b + i;
-        if (!EARLY)
-            gemv_acts<NT, LAST>(x[0], lane, k32);
+    for (int h = 0; h < 2; h++) {
 #pragma unroll
         for (int step = 0; step < 2; step++) {
             uint32_t a[4];
-            weight_fragment<TYPE>(a, w[i / 2], 2 * (i % 2) + step);
+            weight_fragment<TYPE>(a, w, 2 * h + step);
 #pragma unroll
             for (int j = 0; j < NT; j++) {
                 uint32_t frag[2];
-                act_fragment(frag, x[EARLY * i][j], step);
+                act_fragment(frag, x[h][j], step);
                 mma_bf16_16816(acc[j], a, frag);
             }
         }
-        if (SCALED && (k32 + 1 == 2 * end || group_of(m, k32 + 1) != group_of(m, k32)))
-            scale_sums(y, acc, scales[i / 2][i % 2]);
+        int k32 = 2 * b + h;
+        if (ring::SCALES > 0 && ((last && h == 1) || group_of(m, k32 + 1) != group_of(m, k32)))
+            scale_sums(y, acc, load4(stage + ring::WEIGHTS + h * CUDA_GROUP_BYTES + lane / 4 * 4));
     }
 }
 
-/* Blocks asked for at once: 64 bytes a lane or more, as registers allow. */
-template <int TYPE, int NT> struct gemv_batch_size {
-    enum {
-        LOADS = packed_type<TYPE>::LOADS,
-        VALUE = NT > 1 ? (LOADS == 4 ? 1 : 2) : 4 / LOADS *(LOADS == 4 ? 2 : 1)
-    };
-};
-
 /* The lane's sums over blocks [begin, end) of its tile. */
-template <int TYPE, int NT>
-static __device__ __forceinline__ void gemv_slice(const cuda_matrix &m, const gemv_lane<NT> &lane,
-                                                  int begin, int end, float (&y)[NT][4]) {
-    enum { BATCH = gemv_batch_size<TYPE, NT>::VALUE };
+template <int TYPE, int NT, int FEW>
+static __device__ __forceinline__ void gemv_slice(const cuda_matrix &m, const gemv_lane<NT> &from,
+                                                  int begin, int end, sptr<byte_t> stages,
+                                                  float (&y)[NT][4]) {
+    typedef gemv_ring<TYPE, FEW> ring;
     float acc[NT][4];
-    int b = begin, full = min(end, m.num_blocks - 1);
     clear_sums(acc);
     clear_sums(y);
-    for (; b + BATCH <= full; b += BATCH)
-        gemv_batch<TYPE, NT, BATCH, false>(m, lane, b, end, acc, y);
-    for (; b < end; b++)
-        gemv_batch<TYPE, NT, 1, true>(m, lane, b, end, acc, y);
+    for (int s = 0; s < ring::STAGES - 1; s++) {
+        if (begin + s < end)
+            gemv_copy<TYPE, NT, FEW>(m, from, begin + s, stages + s * ring::STAGE);
+        cp_async_commit();
+    }
+    int slot = 0, free_slot = ring::STAGES - 1;
+    for (int b = begin; b < end; b++) {
+        cp_async_wait<ring::STAGES - 2>();
+        __syncwarp(); /* all lanes' pieces are there, and all have read the stage before */
+        if (b + ring::STAGES - 1 < end)
+            gemv_copy<TYPE, NT, FEW>(m, from, b + ring::STAGES - 1,
+                                     stages + free_slot * ring::STAGE);
+        cp_async_commit();
+        gemv_block<TYPE, NT, FEW>(m, from, b, b + 1 == end, stages + slot * ring::STAGE, acc, y);
+        slot = slot + 1 == ring::STAGES ? 0 : slot + 1;
+        free_slot = free_slot + 1 == ring::STAGES ? 0 : free_slot + 1;
+    }
+    cp_async_wait<0>();
+    __syncwarp(); /* the ring may be filled anew */
     if (!packed_type<TYPE>::SCALED) {
 #pragma unroll
         for (int j = 0; j < NT; j++)
@@ -128,37 +174,56 @@ static __device__ __forceinline__ void gemv_slice(const cuda_matrix &m, const ge
     }
 }
 
+/* A thread block's shared memory. */
+struct gemv_room {
+    sptr<byte_t> stages;
+    sptr<float> partial;
+};
+
+template <int TYPE, int NT, int FEW> static __device__ __forceinline__ gemv_room take_gemv_room() {
+    shared_arena arena;
+    int warps = static_cast<int>(blockDim.y * blockDim.z);
+    gemv_room room;
+    room.stages = arena.take<byte_t>(warps * gemv_ring<TYPE, FEW>::BYTES);
+    room.partial = arena.take<float>(warps * NT * 128);
+    return room;
+}
+
 /* One tile times the columns [0, 8 NT) of `columns`, by the warps of one threadIdx.z; the block is
  * (32, slices, tiles), and all its threads come here, tile beyond the matrix or not. columns(c):
  * the activation row of column c < num_columns. store(unit, column, first, second): the sums of the
  * unit's rows in both halves, once for every unit < 8 num_tiles and present column. */
-template <int TYPE, int NT, class Columns, class Store>
+template <int TYPE, int NT, int FEW, class Columns, class Store>
 static __device__ __forceinline__ void
 gemv_tile(const cuda_matrix &m, gptr<const byte_t> data, gptr<const byte_t> scales, int tile,
-          const Columns &columns, int num_columns, sptr<float> shared, const Store &store) {
-    int lane_idx = threadIdx.x, g = lane_idx / 4, t = lane_idx % 4;
+          const Columns &columns, int num_columns, const gemv_room &room, const Store &store) {
+    int lane_idx = threadIdx.x, g = lane_idx / 4;
     int slice = threadIdx.y, slices = blockDim.y;
     enum { SUMS = NT * 128 };
-    sptr<float> partial = shared + static_cast<int>(threadIdx.z) * slices * SUMS;
+    sptr<float> partial = room.partial + static_cast<int>(threadIdx.z) * slices * SUMS;
     if (tile < m.num_tiles) {
-        gemv_lane<NT> lane;
+        gemv_lane<NT> from;
         float y[NT][4];
-        lane.data =
+        from.data =
             data +
             static_cast<size_t>(tile) * m.num_blocks * packed_type<TYPE>::LOADS * CUDA_LOAD_BYTES +
             lane_idx * 16;
-        lane.scales = scales;
+        from.scales = scales;
         if (packed_type<TYPE>::SCALED)
-            lane.scales =
-                scales + static_cast<size_t>(tile) * m.num_groups * CUDA_GROUP_BYTES + g * 4;
-        lane.chunks = (m.cols + 7) / 8;
-        lane.t = t;
+            from.scales = scales + static_cast<size_t>(tile) * m.num_groups * CUDA_GROUP_BYTES;
+        from.num_columns = num_columns;
+        from.chunks = (m.cols + 7) / 8;
 #pragma unroll
-        for (int j = 0; j < NT; j++)
-            lane.act[j] = columns(8 * j + g < num_columns ? 8 * j + g : 0) + t * 16;
+        for (int j = 0; j < NT; j++) {
+            int column = FEW > 0 ? lane_idx / 8 : 8 * j + g;
+            from.act[j] = columns(column < num_columns ? column : 0);
+        }
         int begin = static_cast<int>(static_cast<int64_t>(m.num_blocks) * slice / slices);
         int end = static_cast<int>(static_cast<int64_t>(m.num_blocks) * (slice + 1) / slices);
-        gemv_slice<TYPE, NT>(m, lane, begin, end, y);
+        gemv_slice<TYPE, NT, FEW>(m, from, begin, end,
+                                  room.stages + (static_cast<int>(threadIdx.z) * slices + slice) *
+                                                    gemv_ring<TYPE, FEW>::BYTES,
+                                  y);
 #pragma unroll
         for (int j = 0; j < NT; j++)
 #pragma unroll

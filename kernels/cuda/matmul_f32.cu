@@ -4,16 +4,19 @@
 #include "kernels/cuda/gemv.cuh"
 #include "kernels/cuda/matmul.h"
 
-enum { F32_COLS = 8 };
+/* Activation rows of a thread block: two through the ring, eight from L1. */
+template <int FEW> struct f32_cols {
+    enum { N = FEW > 0 ? static_cast<int>(GEMV_FEW) : 8 };
+};
 
-/* Four consecutive columns of each half at (block, h, j), as fp32. */
+/* Four consecutive columns (h, j) of each half, as fp32, from the lane's loads. */
 template <int TYPE>
-static __device__ __forceinline__ void load_weights(float (&w)[2][4], gptr<const byte_t> tile,
-                                                    int block, int h, int j, int lane) {
+static __device__ __forceinline__ void f32_weights(float (&w)[2][4], sptr<const byte_t> stage,
+                                                   int step) {
     enum { LOADS = packed_type<TYPE>::LOADS };
-    gptr<const byte_t> at = tile + static_cast<size_t>(block) * (LOADS * CUDA_LOAD_BYTES) +
-                            (2 * h + j) * (LOADS / 4 * CUDA_LOAD_BYTES) + lane * 16;
-    uint4 v = load16_stream(at);
+    sptr<const byte_t> at =
+        stage + step * (LOADS / 4 * CUDA_LOAD_BYTES) + static_cast<int>(threadIdx.x) * 16;
+    uint4 v = load16(at);
     if (TYPE == QEP_WEIGHT_BF16) {
         uint32_t pairs[2][2] = {{v.x, v.z}, {v.y, v.w}};
 #pragma unroll
@@ -25,7 +28,7 @@ static __device__ __forceinline__ void load_weights(float (&w)[2][4], gptr<const
             }
         return;
     }
-    uint4 second = load16_stream(at + (TYPE == QEP_WEIGHT_F32 ? CUDA_LOAD_BYTES : 0));
+    uint4 second = load16(at + (TYPE == QEP_WEIGHT_F32 ? CUDA_LOAD_BYTES : 0));
 #pragma unroll
     for (int q = 0; q < 4; q++) {
         w[0][q] = __uint_as_float(word_of(v, q));
@@ -33,89 +36,125 @@ static __device__ __forceinline__ void load_weights(float (&w)[2][4], gptr<const
     }
 }
 
-/* Four consecutive activations; zero beyond the row. */
-template <int ACT>
-static __device__ __forceinline__ void load_acts(float (&x)[4], gptr<const byte_t> row, int col,
-                                                 int cols) {
-    if (col >= cols) {
-        x[0] = x[1] = x[2] = x[3] = 0.0f;
-    } else if (ACT == QEP_ACT_F32) {
-        uint4 v = load16(row + static_cast<size_t>(col) * 4);
+/* Four consecutive activations of `size` bytes each. */
+template <int SIZE, class Pointer>
+static __device__ __forceinline__ void f32_acts(float (&x)[4], Pointer at) {
+    if (SIZE == 4) {
+        uint4 v = load16(at);
 #pragma unroll
         for (int q = 0; q < 4; q++)
             x[q] = __uint_as_float(word_of(v, q));
     } else {
-        uint2 v = load8(row + static_cast<size_t>(col) * 2);
+        uint2 v = load8(at);
         x[0] = bf16x2_lo(v.x), x[1] = bf16x2_hi(v.x);
         x[2] = bf16x2_lo(v.y), x[3] = bf16x2_hi(v.y);
     }
 }
 
-template <int TYPE, int ACT>
-static __device__ __forceinline__ void sum_slice(const cuda_matrix &m, gptr<const byte_t> tile,
-                                                 const gptr<const byte_t> (&rows)[F32_COLS],
-                                                 int begin, int end, float (&acc)[2][F32_COLS]) {
-    int lane = threadIdx.x, t = lane % 4;
-    for (int block = begin; block < end; block++) {
+template <int TYPE, int SIZE, int FEW> struct f32_work {
+    typedef gemv_ring<TYPE, FEW> ring;
+    enum { COLS = f32_cols<FEW>::N };
+
+    /* Block b of the slice, from its stage. */
+    static __device__ __forceinline__ void block(const cuda_matrix &m, const gemv_lane<COLS> &from,
+                                                 int b, sptr<const byte_t> stage,
+                                                 float (&acc)[2][COLS]) {
+        int t = threadIdx.x % 4;
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
+        for (int step = 0; step < 4; step++) {
             float w[2][4], x[4];
-            int col = block * CUDA_BLOCK_COLS + 32 * (i / 2) + 8 * t + 4 * (i % 2);
-            load_weights<TYPE>(w, tile, block, i / 2, i % 2, lane);
+            int in_block = 32 * (step / 2) + 8 * t + 4 * (step % 2);
+            size_t col = static_cast<size_t>(b) * CUDA_BLOCK_COLS + in_block;
+            bool inside = col < static_cast<size_t>(m.cols);
+            f32_weights<TYPE>(w, stage, step);
 #pragma unroll
-            for (int c = 0; c < F32_COLS; c++) {
-                load_acts<ACT>(x, rows[c], col, m.cols);
+            for (int c = 0; c < COLS; c++) {
+                if (FEW > 0)
+                    f32_acts<SIZE>(
+                        x,
+                        stage + ring::WEIGHTS +
+                            ((c < from.num_columns ? c : 0) * CUDA_BLOCK_COLS + in_block) * SIZE);
+                else
+                    f32_acts<SIZE>(x, from.act[c] + (inside ? col * SIZE : 0));
 #pragma unroll
                 for (int q = 0; q < 4; q++) {
-                    acc[0][c] = fmaf(w[0][q], x[q], acc[0][c]);
-                    acc[1][c] = fmaf(w[1][q], x[q], acc[1][c]);
+                    acc[0][c] = fmaf(w[0][q], inside ? x[q] : 0.0f, acc[0][c]);
+                    acc[1][c] = fmaf(w[1][q], inside ? x[q] : 0.0f, acc[1][c]);
                 }
             }
         }
     }
-}
+
+    static __device__ __forceinline__ void slice(const cuda_matrix &m, const gemv_lane<COLS> &from,
+                                                 int begin, int end, sptr<byte_t> stages,
+                                                 float (&acc)[2][COLS]) {
+        for (int s = 0; s < ring::STAGES - 1; s++) {
+            if (begin + s < end)
+                gemv_copy<TYPE, COLS, FEW>(m, from, begin + s, stages + s * ring::STAGE);
+            cp_async_commit();
+        }
+        for (int b = begin; b < end; b++) {
+            int i = b - begin, next = i + ring::STAGES - 1;
+            cp_async_wait<ring::STAGES - 2>();
+            __syncwarp();
+            if (begin + next < end)
+                gemv_copy<TYPE, COLS, FEW>(m, from, begin + next,
+                                           stages + next % ring::STAGES * ring::STAGE);
+            cp_async_commit();
+            block(m, from, b, stages + i % ring::STAGES * ring::STAGE, acc);
+        }
+    }
+};
 
 /* Over the four lanes that share rows; then partial[half][column][g]. */
-static __device__ __forceinline__ void put_sums(const float (&acc)[2][F32_COLS],
-                                                sptr<float> partial) {
+template <int COLS>
+static __device__ __forceinline__ void put_sums(const float (&acc)[2][COLS], sptr<float> partial) {
     int g = threadIdx.x / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int s = 0; s < 2; s++)
 #pragma unroll
-        for (int c = 0; c < F32_COLS; c++) {
+        for (int c = 0; c < COLS; c++) {
             float v = acc[s][c];
             v = v + __shfl_xor_sync(0xffffffffu, v, 1);
             v = v + __shfl_xor_sync(0xffffffffu, v, 2);
             if (c % 4 == t)
-                partial[(s * F32_COLS + c) * CUDA_TILE_UNITS + g] = v;
+                partial[(s * COLS + c) * CUDA_TILE_UNITS + g] = v;
         }
 }
 
-template <int TYPE, int ACT>
-static __global__ void __launch_bounds__(512)
+template <int TYPE, int SIZE, int FEW>
+static __global__ void __launch_bounds__(32 * GEMV_MAX_WARPS)
     matmul_f32_kernel(cuda_matrix m, gptr<const byte_t> data, gptr<const byte_t> act,
                       size_t row_stride, int n, gptr<float> out) {
-    enum { SUMS = 2 * F32_COLS * CUDA_TILE_UNITS };
+    typedef gemv_ring<TYPE, FEW> ring;
+    enum { COLS = f32_cols<FEW>::N, SUMS = 2 * COLS * CUDA_TILE_UNITS };
     int slice = threadIdx.y, slices = blockDim.y, lane = threadIdx.x;
     int tile = static_cast<int>(blockIdx.y * blockDim.z + threadIdx.z);
-    int first = static_cast<int>(blockIdx.x) * F32_COLS;
+    int first = static_cast<int>(blockIdx.x) * COLS;
+    int warps = static_cast<int>(blockDim.z) * slices;
     shared_arena arena;
-    sptr<float> partial = arena.take<float>(static_cast<int>(blockDim.z) * slices * SUMS) +
-                          static_cast<int>(threadIdx.z) * slices * SUMS;
+    sptr<byte_t> stages = arena.take<byte_t>(warps * ring::BYTES);
+    sptr<float> partial =
+        arena.take<float>(warps * SUMS) + static_cast<int>(threadIdx.z) * slices * SUMS;
     if (tile < m.num_tiles) {
-        gptr<const byte_t> rows[F32_COLS];
-        float acc[2][F32_COLS];
+        gemv_lane<COLS> from;
+        float acc[2][COLS];
+        from.data = data + static_cast<size_t>(tile) * m.num_blocks * ring::WEIGHTS + lane * 16;
+        from.scales = data;
+        from.num_columns = min(n - first, static_cast<int>(COLS));
+        from.chunks = (m.cols * SIZE + 15) / 16;
 #pragma unroll
-        for (int c = 0; c < F32_COLS; c++) {
-            rows[c] = act + static_cast<size_t>(min(first + c, n - 1)) * row_stride;
+        for (int c = 0; c < COLS; c++) {
+            int column = FEW > 0 ? lane / ring::PIECES : c;
+            column = min(column, from.num_columns - 1);
+            from.act[c] = act + static_cast<size_t>(first + column) * row_stride;
             acc[0][c] = acc[1][c] = 0.0f;
         }
         int begin = static_cast<int>(static_cast<int64_t>(m.num_blocks) * slice / slices);
         int end = static_cast<int>(static_cast<int64_t>(m.num_blocks) * (slice + 1) / slices);
-        sum_slice<TYPE, ACT>(m,
-                             data + static_cast<size_t>(tile) * m.num_blocks *
-                                        (packed_type<TYPE>::LOADS * CUDA_LOAD_BYTES),
-                             rows, begin, end, acc);
+        f32_work<TYPE, SIZE, FEW>::slice(
+            m, from, begin, end,
+            stages + (static_cast<int>(threadIdx.z) * slices + slice) * ring::BYTES, acc);
         put_sums(acc, partial + slice * SUMS);
     }
     __syncthreads();
@@ -123,8 +162,8 @@ static __global__ void __launch_bounds__(512)
         return;
     for (int i = slice * 32 + lane; i < SUMS; i += slices * 32) {
         int unit = tile * CUDA_TILE_UNITS + i % CUDA_TILE_UNITS;
-        int column = first + i / CUDA_TILE_UNITS % F32_COLS;
-        int second = i / (CUDA_TILE_UNITS * F32_COLS), row = unit + second * m.half;
+        int column = first + i / CUDA_TILE_UNITS % COLS;
+        int second = i / (CUDA_TILE_UNITS * COLS), row = unit + second * m.half;
         float sum = partial[i];
         for (int s = 1; s < slices; s++)
             sum = sum + partial[s * SUMS + i];
@@ -133,24 +172,31 @@ static __global__ void __launch_bounds__(512)
     }
 }
 
-template <int TYPE, int ACT>
-static cudaError_t launch_types(cudaStream_t stream, const struct cuda_matmul *job) {
+template <int TYPE, int SIZE, int FEW>
+static cudaError_t launch_columns(cudaStream_t stream, const struct cuda_matmul *job) {
     const cuda_matrix &m = job->shape;
-    int slices = gemv_slices(m, 1), tiles = gemv_tiles(slices, 1);
-    dim3 grid((job->n + F32_COLS - 1) / F32_COLS, (m.num_tiles + tiles - 1) / tiles);
-    return launch(matmul_f32_kernel<TYPE, ACT>, grid, dim3(32, slices, tiles),
-                  gemv_shared(slices, tiles, 1), stream, m, static_cast<const byte_t *>(job->data),
+    enum { COLS = f32_cols<FEW>::N, SUM_BYTES = 2 * COLS * CUDA_TILE_UNITS * sizeof(float) };
+    int slices = gemv_slices(m, 1), tiles = slices >= 4 ? 1 : 4 / slices;
+    dim3 grid((job->n + COLS - 1) / COLS, (m.num_tiles + tiles - 1) / tiles);
+    return launch(matmul_f32_kernel<TYPE, SIZE, FEW>, grid, dim3(32, slices, tiles),
+                  static_cast<size_t>(slices) * tiles * (gemv_ring<TYPE, FEW>::BYTES + SUM_BYTES),
+                  stream, m, static_cast<const byte_t *>(job->data),
                   static_cast<const byte_t *>(job->act), job->row_stride, job->n, job->out);
+}
+
+template <int TYPE, int SIZE>
+static cudaError_t launch_types(cudaStream_t stream, const struct cuda_matmul *job) {
+    return job->n <= GEMV_FEW ? launch_columns<TYPE, SIZE, SIZE>(stream, job)
+                              : launch_columns<TYPE, SIZE, 0>(stream, job);
 }
 
 extern "C" cudaError_t cuda_launch_matmul_f32(cudaStream_t stream, const struct cuda_matmul *job,
                                               enum qep_act_type act_type) {
     bool f32_act = act_type == QEP_ACT_F32;
     if (job->shape.type == QEP_WEIGHT_BF16)
-        return f32_act ? launch_types<QEP_WEIGHT_BF16, QEP_ACT_F32>(stream, job)
-                       : cudaErrorInvalidValue;
+        return f32_act ? launch_types<QEP_WEIGHT_BF16, 4>(stream, job) : cudaErrorInvalidValue;
     if (job->shape.type == QEP_WEIGHT_F32)
-        return f32_act ? launch_types<QEP_WEIGHT_F32, QEP_ACT_F32>(stream, job)
-                       : launch_types<QEP_WEIGHT_F32, QEP_ACT_BF16>(stream, job);
+        return f32_act ? launch_types<QEP_WEIGHT_F32, 4>(stream, job)
+                       : launch_types<QEP_WEIGHT_F32, 2>(stream, job);
     return cudaErrorInvalidValue;
 }
