@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_LIST = 16, MAX_REPEATS = 1000 };
+enum { MAX_LIST = 16, MAX_REPEATS = 1000, WARM_UP_STEPS = 4 };
 
 struct list {
     int64_t items[MAX_LIST];
@@ -81,7 +81,8 @@ static enum qep_status check(struct bench *b) {
     QEP_TRY(check_model(b));
     if (b->prefill_chunk % 64 != 0)
         return qep_fail(QEP_ERR_USAGE, "--prefill-chunk: expected a multiple of 64");
-    int64_t longest = largest(&b->depth_list) + b->num_new, prompt = largest(&b->prompt_list);
+    int64_t longest = largest(&b->depth_list) + b->num_new + WARM_UP_STEPS,
+            prompt = largest(&b->prompt_list);
     int64_t ctx = longest > prompt ? longest : prompt;
     b->common.engine.ctx = ctx > 0 ? ctx : 1;
     b->common.engine.num_slots = largest(&b->batch_list);
@@ -145,27 +146,80 @@ static enum qep_status time_prefill(struct bench *b, struct qep_plan *plan, int3
     return QEP_OK;
 }
 
-static enum qep_status time_decode(struct bench *b, struct qep_plan *plan, int32_t batch,
-                                   int32_t depth, double *seconds) {
+/* One row for each of `batch` sequences at `position`. */
+static enum qep_status decode_plan(const struct bench *b, struct qep_plan *plan,
+                                   enum qep_plan_kind kind, int32_t batch, int32_t position,
+                                   int64_t step) {
     int32_t vocab = qep_engine_config(b->engine)->vocab_size;
-    for (int32_t s = 0; s < batch; s++)
-        QEP_TRY(prefill(b, plan, s, depth, false));
-    double start = qep_now_s();
+    qep_plan_clear(plan, kind, 0);
+    for (int32_t s = 0; s < batch; s++) {
+        int32_t id = (int32_t)((step * 7919 + s * 104729) % vocab);
+        const struct qep_plan_span span = {.slot = s,
+                                           .position = position,
+                                           .num_rows = 1,
+                                           .decode = 1,
+                                           .reset = position == 0,
+                                           .logits = QEP_LOGITS_LAST};
+        QEP_TRY(qep_plan_add(plan, &span, &id));
+    }
+    return QEP_OK;
+}
+
+static enum qep_status decode_steps(struct bench *b, struct qep_plan *plan, int32_t batch,
+                                    int32_t depth) {
     for (int32_t i = 0; i < b->num_new; i++) {
         QEP_TRY(check_drain());
-        qep_plan_clear(plan, QEP_PLAN_RUN, 0);
-        for (int32_t s = 0; s < batch; s++) {
-            int32_t id = (int32_t)(((int64_t)i * 7919 + s * 104729) % vocab);
-            const struct qep_plan_span span = {.slot = s,
-                                               .position = depth + i,
-                                               .num_rows = 1,
-                                               .decode = 1,
-                                               .reset = depth + i == 0,
-                                               .logits = QEP_LOGITS_LAST};
-            QEP_TRY(qep_plan_add(plan, &span, &id));
-        }
+        QEP_TRY(decode_plan(b, plan, QEP_PLAN_RUN, batch, depth + i, i));
         QEP_TRY(qep_engine_step(b->engine, plan, drop_logits, NULL));
     }
+    return QEP_OK;
+}
+
+/* On a GPU tokens are drawn there, and read one step late, as in `run`. */
+static enum qep_status begin_on_gpu(struct bench *b, struct qep_plan *plan, int32_t batch,
+                                    int32_t depth) {
+    const struct qep_decode_options options = {.num_ids = qep_engine_config(b->engine)->vocab_size};
+    struct qep_device_draw *draws = NULL;
+    struct qep_decode_history *history = NULL;
+    enum qep_status st = QEP_OK;
+    QEP_TRY_GOTO(st, done, decode_plan(b, plan, QEP_PLAN_DECODE_BEGIN, batch, depth, 0));
+    QEP_TRY_GOTO(st, done, qep_calloc((size_t)batch, sizeof *draws, "draws", (void **)&draws));
+    QEP_TRY_GOTO(st, done, qep_calloc((size_t)batch, sizeof *history, "draws", (void **)&history));
+    for (int32_t s = 0; s < batch; s++)
+        draws[s] = (struct qep_device_draw){
+            .seed = (uint64_t)s, .temperature = 1, .top_p = 1, .repetition_penalty = 1};
+    QEP_TRY_GOTO(st, done, qep_decode_plan_begin(plan, &options, draws, history));
+    st = qep_engine_decode(b->engine, plan, NULL);
+done:
+    free(draws);
+    free(history);
+    return st;
+}
+
+static enum qep_status gpu_steps(struct bench *b, struct qep_plan *plan, int32_t count) {
+    for (int32_t i = 0; i <= count; i++) {
+        QEP_TRY(check_drain());
+        qep_plan_clear(plan, QEP_PLAN_DECODE_STEP, 0);
+        if (i < count)
+            QEP_TRY(qep_engine_decode(b->engine, plan, NULL));
+        if (i > 0)
+            QEP_TRY(qep_engine_decode_take(b->engine, NULL));
+    }
+    return QEP_OK;
+}
+
+static enum qep_status time_decode(struct bench *b, struct qep_plan *plan, int32_t batch,
+                                   int32_t depth, double *seconds) {
+    bool on_gpu = batch <= qep_engine_decode_capacity(b->engine);
+    int32_t warm_up = on_gpu ? WARM_UP_STEPS : 0; /* both sides op by op, then captured */
+    for (int32_t s = 0; s < batch; s++)
+        QEP_TRY(prefill(b, plan, s, depth, false));
+    if (on_gpu) {
+        QEP_TRY(begin_on_gpu(b, plan, batch, depth));
+        QEP_TRY(gpu_steps(b, plan, warm_up));
+    }
+    double start = qep_now_s();
+    QEP_TRY(on_gpu ? gpu_steps(b, plan, (int32_t)b->num_new) : decode_steps(b, plan, batch, depth));
     *seconds = qep_now_s() - start;
     return QEP_OK;
 }

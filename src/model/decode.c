@@ -350,6 +350,7 @@ static enum qep_status begin(struct qep_model *m, const struct qep_plan *plan) {
     d->issued = d->taken = 0;
     d->num_ids = head.num_ids;
     d->has_allowed = head.num_allowed > 0;
+    QEP_TRY(model_reset_slots(m, plan));
     QEP_TRY(place_rows(m, plan));
     QEP_TRY(upload_rows(m, plan));
     if (d->has_allowed)
@@ -589,6 +590,7 @@ static enum qep_status settle(struct qep_model *m) {
 
 enum qep_status qep_model_decode(struct qep_model *m, const struct qep_plan *plan, float *row) {
     m->step = (long)plan->step;
+    qep_watchdog_stamp(m->dog, "decode", -1, m->step);
     if (m->be->device == NULL)
         return qep_fail(QEP_ERR_BUG, "decode: the %s backend has no device table", OPS->name);
     if (plan->kind == QEP_PLAN_DECODE_STEP)

@@ -156,7 +156,7 @@ uint64_t qep_model_cache_bytes(const struct qep_model *m) {
     return m->cache->bytes;
 }
 
-static enum qep_status reset_slots(struct qep_model *m, const struct qep_plan *plan) {
+enum qep_status model_reset_slots(struct qep_model *m, const struct qep_plan *plan) {
     for (int32_t i = 0; i < plan->num_spans; i++)
         for (int32_t l = 0; plan->spans[i].reset && l < m->config->num_hidden_layers; l++)
             if (qep_owner(m->placement, l, plan->spans[i].slot) == m->comm->rank)
@@ -230,7 +230,7 @@ static enum qep_status run_phase(struct qep_model *m, const struct qep_plan *pla
 enum qep_status qep_model_forward(struct qep_model *m, const struct qep_plan *plan,
                                   qep_logits_fn *on_logits, void *ctx) {
     m->step = (long)plan->step;
-    QEP_TRY(reset_slots(m, plan));
+    QEP_TRY(model_reset_slots(m, plan));
     QEP_TRY(run_phase(m, plan, 1, on_logits, ctx));
     return run_phase(m, plan, 0, on_logits, ctx);
 }

@@ -153,6 +153,9 @@ void model_device_destroy(struct qep_model *m);
 void model_device_ranges(const struct qep_model *m, const int32_t *rows_from,
                          struct qep_expert_range *ranges);
 
+/* Clears the states of spans that begin anew. */
+enum qep_status model_reset_slots(struct qep_model *m, const struct qep_plan *plan);
+
 void model_decode_destroy(struct qep_model *m);
 
 /* Embedding (ids dev [n]) and all layers of the phase; leaves the head's rows in SCRATCH_HIDDEN.
