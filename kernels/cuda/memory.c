@@ -282,5 +282,11 @@ enum qep_status cuda_sync(struct qep_backend *base) {
     QEP_TRY(refuse_capture(be, "sync"));
     if (be->wait != NULL)
         QEP_TRY(be->wait(be->wait_ctx));
-    return cuda_check(cudaStreamSynchronize(be->stream), "kernels");
+    cudaError_t error = cudaStreamSynchronize(be->stream);
+    if (error == cudaSuccess)
+        return QEP_OK;
+    return qep_fail(QEP_ERR_UNAVAILABLE,
+                    "cuda: an op before this one failed: %s (%s); with CUDA_LAUNCH_BLOCKING=1 and "
+                    "--cuda-graphs off it is named",
+                    cudaGetErrorString(error), cudaGetErrorName(error));
 }

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -198,7 +199,7 @@ static enum qep_status upload_spans(struct qep_model *m) {
     return QEP_OK;
 }
 
-enum qep_status model_layer(struct qep_model *m, int32_t layer) {
+static enum qep_status run_layer(struct qep_model *m, int32_t layer) {
     bool full = m->config->layer_types[layer] == QEP_LAYER_FULL_ATTENTION;
     double t0 = qep_now_s();
     qep_watchdog_stamp(m->dog, full ? "attention" : "deltanet", layer, m->step);
@@ -210,6 +211,16 @@ enum qep_status model_layer(struct qep_model *m, int32_t layer) {
     if (m->config->num_experts == 0)
         return model_dense(m, layer);
     return m->be->device != NULL ? model_moe_device(m, layer) : model_moe(m, layer);
+}
+
+/* A device's error comes up at the next call that looks, here or in a later layer. */
+enum qep_status model_layer(struct qep_model *m, int32_t layer) {
+    char text[QEP_ERROR_MAX];
+    enum qep_status st = run_layer(m, layer);
+    if (st == QEP_OK || m->be->device == NULL)
+        return st;
+    snprintf(text, sizeof text, "%s", qep_last_error());
+    return qep_fail(st, "%.900s (layer %d, step %ld)", text, layer, m->step);
 }
 
 static enum qep_status run_phase(struct qep_model *m, const struct qep_plan *plan, int32_t decode,
