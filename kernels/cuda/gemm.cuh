@@ -66,9 +66,10 @@ gemm_load(const cuda_matrix &m, const gemm_source<COLS> &from, int block, sptr<b
 }
 
 /* One block of K: warp (row = warp % 4, half of the columns = warp / 4) takes tiles 2 row, 2 row +
- * 1 and NT column tiles of 8. */
+ * 1 and NT column tiles of 8. group_end: where the scale
+ * group ends, in 32s. */
 template <int TYPE, int COLS, int NT>
-static __device__ __forceinline__ void gemm_compute(const cuda_matrix &m, int block,
+static __device__ __forceinline__ void gemm_compute(const cuda_matrix &m, int block, int &group_end,
                                                     sptr<const byte_t> stage,
                                                     float (&acc)[2][NT][4], float (&y)[2][NT][4]) {
     typedef gemm_stage<TYPE, COLS> layout;
@@ -100,9 +101,9 @@ static __device__ __forceinline__ void gemm_compute(const cuda_matrix &m, int bl
                 mma_bf16_16816(acc[1][j], a[1][step], b);
             }
         }
-        int k32 = 2 * block + h;
-        bool last = k32 + 1 == 2 * m.num_blocks || group_of(m, k32 + 1) != group_of(m, k32);
-        if (packed_type<TYPE>::SCALED && last) {
+        bool ends = 2 * block + h + 1 == group_end;
+        if (packed_type<TYPE>::SCALED && (ends || 2 * block + h + 1 == 2 * m.num_blocks)) {
+            group_end += ends ? m.group32 : 0;
 #pragma unroll
             for (int i = 0; i < 2; i++)
                 scale_sums(y[i], acc[i],
@@ -143,6 +144,7 @@ gemm_tile(const cuda_matrix &m, gptr<const byte_t> data, gptr<const byte_t> scal
             gemm_load<TYPE, COLS>(m, from, s, stages + s * BYTES);
         cp_async_commit();
     }
+    int group_end = m.group32;
     for (int block = 0; block < m.num_blocks; block++) {
         cp_async_wait<GEMM_STAGES - 2>();
         __syncthreads();
@@ -150,7 +152,8 @@ gemm_tile(const cuda_matrix &m, gptr<const byte_t> data, gptr<const byte_t> scal
         if (next < m.num_blocks)
             gemm_load<TYPE, COLS>(m, from, next, stages + next % GEMM_STAGES * BYTES);
         cp_async_commit();
-        gemm_compute<TYPE, COLS, NT>(m, block, stages + block % GEMM_STAGES * BYTES, acc, y);
+        gemm_compute<TYPE, COLS, NT>(m, block, group_end, stages + block % GEMM_STAGES * BYTES, acc,
+                                     y);
     }
     int lane = tid % 32, warp = tid / 32, g = lane / 4, t = lane % 4;
 #pragma unroll

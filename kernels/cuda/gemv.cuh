@@ -50,36 +50,60 @@ template <int TYPE, int NT, int FEW> static inline size_t gemv_shared(int slices
            (gemv_ring<TYPE, FEW>::BYTES + NT * 128 * sizeof(float));
 }
 
-/* What one lane reads: its part of a tile, and activations of columns g, g + 8, ... In the place of
- * absent columns stands another's row: no column sees its neighbours. */
+/* What one lane reads: its part of a tile, activations of columns g, g + 8, ..., and what it copies
+ * beside the weights: a piece of a scale group or of an activation row. In the place of absent
+ * columns stands another's row: no column sees its neighbours. */
 template <int NT> struct gemv_lane {
     gptr<const byte_t> data;    /* of the tile, at this lane */
-    gptr<const byte_t> scales;  /* of the tile */
-    gptr<const byte_t> act[NT]; /* rows; in FEW form act[0] is what the lane copies */
+    gptr<const byte_t> act[NT]; /* rows, unless FEW */
     int num_columns;
     int chunks; /* 16-byte pieces of an activation row */
+    /* Piece mul * block + add (scales: the group of these 32s) of `count`, `step` bytes apart, goes
+     * to byte `to` of the stage. */
+    gptr<const byte_t> extra;
+    int mul, add, step, count, to;
+    bool scales;
 };
 
-/* The copies of block b into a stage. */
+/* The last four lanes copy two groups of scales, the first ones FEW activation rows. scales: of the
+ * tile; row: the activation row this lane copies from. */
+template <int TYPE, int FEW, int NT>
+static __device__ __forceinline__ void gemv_extra(gemv_lane<NT> &from, const cuda_matrix &m,
+                                                  gptr<const byte_t> scales,
+                                                  gptr<const byte_t> row) {
+    typedef gemv_ring<TYPE, FEW> ring;
+    int lane = threadIdx.x, part = lane - 28;
+    from.extra = row;
+    from.scales = ring::SCALES > 0 && part >= 0;
+    from.mul = from.add = from.step = from.count = from.to = 0;
+    if (from.scales) {
+        from.extra = scales + part % 2 * 16;
+        from.mul = 2, from.add = part / 2, from.step = CUDA_GROUP_BYTES;
+        from.count = m.num_groups;
+        from.to = ring::WEIGHTS + part * 16;
+    } else if (FEW > 0 && lane < ring::PIECES * from.num_columns) {
+        from.mul = ring::PIECES, from.add = lane % (FEW > 0 ? ring::PIECES : 1), from.step = 16;
+        from.count = from.chunks;
+        from.to = ring::WEIGHTS + ring::SCALES + lane * 16;
+    }
+}
+
+/* The copies of block b into a stage; what lies beyond the matrix is zero. */
 template <int TYPE, int NT, int FEW>
 static __device__ __forceinline__ void gemv_copy(const cuda_matrix &m, const gemv_lane<NT> &from,
                                                  int b, sptr<byte_t> stage) {
     typedef gemv_ring<TYPE, FEW> ring;
-    int lane = threadIdx.x;
+    gptr<const byte_t> data = from.data + static_cast<size_t>(b) * ring::WEIGHTS;
 #pragma unroll
     for (int i = 0; i < ring::LOADS; i++)
-        cp_async16(stage + i * CUDA_LOAD_BYTES + lane * 16,
-                   from.data + (static_cast<size_t>(b) * ring::LOADS + i) * CUDA_LOAD_BYTES);
-    if (ring::SCALES > 0 && lane >= 28) { /* lanes 28 .. 31: two pieces of two groups */
-        int part = lane - 28, group = min(group_of(m, 2 * b + part / 2), m.num_groups - 1);
-        cp_async16(stage + ring::WEIGHTS + part * 16,
-                   from.scales + static_cast<size_t>(group) * CUDA_GROUP_BYTES + part % 2 * 16);
-    }
-    if (FEW > 0 && lane < ring::PIECES * from.num_columns) {
-        int piece = ring::PIECES * b + lane % (FEW > 0 ? ring::PIECES : 1);
-        bool inside = piece < from.chunks;
-        cp_async16(stage + ring::WEIGHTS + ring::SCALES + lane * 16,
-                   from.act[0] + (inside ? static_cast<size_t>(piece) * 16 : 0), inside ? 16 : 0);
+        cp_async16(stage + (i * CUDA_LOAD_BYTES + static_cast<int>(threadIdx.x) * 16),
+                   data + i * CUDA_LOAD_BYTES);
+    if (ring::SCALES + ring::ACTS > 0 && from.count > 0) {
+        int piece = b * from.mul + from.add;
+        if (ring::SCALES > 0 && from.scales)
+            piece = group_of(m, piece);
+        bool inside = piece < from.count;
+        cp_async16(stage + from.to, from.extra + (inside ? piece * from.step : 0), inside ? 16 : 0);
     }
 }
 
@@ -104,11 +128,12 @@ static __device__ __forceinline__ void gemv_acts(uint4 (&x)[NT], const gemv_lane
     }
 }
 
-/* One block from its stage; `last`: the slice ends with it. */
+/* One block from its stage; `last`: the slice ends with it. group_end: where the scale group ends,
+ * in 32s. */
 template <int TYPE, int NT, int FEW>
-static __device__ __forceinline__ void gemv_block(const cuda_matrix &m, const gemv_lane<NT> &from,
-                                                  int b, bool last, sptr<const byte_t> stage,
-                                                  float (&acc)[NT][4], float (&y)[NT][4]) {
+static __device__ __forceinline__ void
+gemv_block(const cuda_matrix &m, const gemv_lane<NT> &from, int b, bool last, int &group_end,
+           sptr<const byte_t> stage, float (&acc)[NT][4], float (&y)[NT][4]) {
     typedef gemv_ring<TYPE, FEW> ring;
     int lane = threadIdx.x;
     uint4 w[ring::LOADS], x[2][NT];
@@ -131,9 +156,11 @@ static __device__ __forceinline__ void gemv_block(const cuda_matrix &m, const ge
                 mma_bf16_16816(acc[j], a, frag);
             }
         }
-        int k32 = 2 * b + h;
-        if (ring::SCALES > 0 && ((last && h == 1) || group_of(m, k32 + 1) != group_of(m, k32)))
+        bool ends = 2 * b + h + 1 == group_end;
+        if (ring::SCALES > 0 && (ends || (last && h == 1))) {
             scale_sums(y, acc, load4(stage + ring::WEIGHTS + h * CUDA_GROUP_BYTES + lane / 4 * 4));
+            group_end += ends ? m.group32 : 0;
+        }
     }
 }
 
@@ -146,6 +173,8 @@ static __device__ __forceinline__ void gemv_slice(const cuda_matrix &m, const ge
     float acc[NT][4];
     clear_sums(acc);
     clear_sums(y);
+    int group_end = (group_of(m, 2 * begin) + 1) * m.group32;
+#pragma unroll 1
     for (int s = 0; s < ring::STAGES - 1; s++) {
         if (begin + s < end)
             gemv_copy<TYPE, NT, FEW>(m, from, begin + s, stages + s * ring::STAGE);
@@ -159,7 +188,8 @@ static __device__ __forceinline__ void gemv_slice(const cuda_matrix &m, const ge
             gemv_copy<TYPE, NT, FEW>(m, from, b + ring::STAGES - 1,
                                      stages + free_slot * ring::STAGE);
         cp_async_commit();
-        gemv_block<TYPE, NT, FEW>(m, from, b, b + 1 == end, stages + slot * ring::STAGE, acc, y);
+        gemv_block<TYPE, NT, FEW>(m, from, b, b + 1 == end, group_end, stages + slot * ring::STAGE,
+                                  acc, y);
         slot = slot + 1 == ring::STAGES ? 0 : slot + 1;
         free_slot = free_slot + 1 == ring::STAGES ? 0 : free_slot + 1;
     }
@@ -208,18 +238,18 @@ gemv_tile(const cuda_matrix &m, gptr<const byte_t> data, gptr<const byte_t> scal
             data +
             static_cast<size_t>(tile) * m.num_blocks * packed_type<TYPE>::LOADS * CUDA_LOAD_BYTES +
             lane_idx * 16;
-        from.scales = scales;
-        if (packed_type<TYPE>::SCALED)
-            from.scales = scales + static_cast<size_t>(tile) * m.num_groups * CUDA_GROUP_BYTES;
         from.num_columns = num_columns;
         from.chunks = (m.cols + 7) / 8;
+        int copied = FEW > 0 ? lane_idx / 8 : 0;
+        gptr<const byte_t> groups = scales;
+        if (packed_type<TYPE>::SCALED)
+            groups = scales + static_cast<size_t>(tile) * m.num_groups * CUDA_GROUP_BYTES;
+        gemv_extra<TYPE, FEW>(from, m, groups, columns(copied < num_columns ? copied : 0));
 #pragma unroll
-        for (int j = 0; j < NT; j++) {
-            int column = FEW > 0 ? lane_idx / 8 : 8 * j + g;
-            from.act[j] = columns(column < num_columns ? column : 0);
-        }
-        int begin = static_cast<int>(static_cast<int64_t>(m.num_blocks) * slice / slices);
-        int end = static_cast<int>(static_cast<int64_t>(m.num_blocks) * (slice + 1) / slices);
+        for (int j = 0; j < NT && FEW == 0; j++)
+            from.act[j] = columns(8 * j + g < num_columns ? 8 * j + g : 0);
+        int begin = m.num_blocks * slice / slices;
+        int end = m.num_blocks * (slice + 1) / slices;
         gemv_slice<TYPE, NT, FEW>(m, from, begin, end,
                                   room.stages + (static_cast<int>(threadIdx.z) * slices + slice) *
                                                     gemv_ring<TYPE, FEW>::BYTES,

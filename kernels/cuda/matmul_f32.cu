@@ -88,6 +88,7 @@ template <int TYPE, int SIZE, int FEW> struct f32_work {
     static __device__ __forceinline__ void slice(const cuda_matrix &m, const gemv_lane<COLS> &from,
                                                  int begin, int end, sptr<byte_t> stages,
                                                  float (&acc)[2][COLS]) {
+#pragma unroll 1
         for (int s = 0; s < ring::STAGES - 1; s++) {
             if (begin + s < end)
                 gemv_copy<TYPE, COLS, FEW>(m, from, begin + s, stages + s * ring::STAGE);
@@ -140,18 +141,20 @@ static __global__ void __launch_bounds__(32 * GEMV_MAX_WARPS)
         gemv_lane<COLS> from;
         float acc[2][COLS];
         from.data = data + static_cast<size_t>(tile) * m.num_blocks * ring::WEIGHTS + lane * 16;
-        from.scales = data;
         from.num_columns = min(n - first, static_cast<int>(COLS));
         from.chunks = (m.cols * SIZE + 15) / 16;
+        int copied = min(FEW > 0 ? lane / (FEW > 0 ? ring::PIECES : 1) : 0, from.num_columns - 1);
+        gemv_extra<TYPE, FEW>(from, m, data,
+                              act + static_cast<size_t>(first + copied) * row_stride);
 #pragma unroll
         for (int c = 0; c < COLS; c++) {
-            int column = FEW > 0 ? lane / ring::PIECES : c;
-            column = min(column, from.num_columns - 1);
-            from.act[c] = act + static_cast<size_t>(first + column) * row_stride;
+            int column = min(c, from.num_columns - 1);
+            if (FEW == 0)
+                from.act[c] = act + static_cast<size_t>(first + column) * row_stride;
             acc[0][c] = acc[1][c] = 0.0f;
         }
-        int begin = static_cast<int>(static_cast<int64_t>(m.num_blocks) * slice / slices);
-        int end = static_cast<int>(static_cast<int64_t>(m.num_blocks) * (slice + 1) / slices);
+        int begin = m.num_blocks * slice / slices;
+        int end = m.num_blocks * (slice + 1) / slices;
         f32_work<TYPE, SIZE, FEW>::slice(
             m, from, begin, end,
             stages + (static_cast<int>(threadIdx.z) * slices + slice) * ring::BYTES, acc);
