@@ -228,6 +228,7 @@ struct qep_backend_ops {
 struct qep_backend {
     const struct qep_backend_ops *ops;
     const struct qep_device_ops *device; /* kernels/device_ops.h; NULL for host backends */
+    bool joins_planes;   /* weight_create takes bf16 weights as planes, from one qep_shard_load */
     uint64_t generation; /* counts moves of internal workspaces: older graphs are void */
     const char *isa; /* the kernels chosen: "c" for reference, baseline / avx2 / avx512 for cpu */
 };

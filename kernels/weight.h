@@ -20,8 +20,11 @@ struct qep_host_weight {
     enum qep_weight_type type;
     int64_t rows, cols;
     int32_t group_size; /* 0 unless INT8 / INT4 */
-    void *data;         /* owned: free with qep_host_weight_free (malloc family) */
-    uint16_t *scales;   /* owned likewise, NULL unless INT8 / INT4 */
+    /* BF16 for backends that take it so (qep_backend.joins_planes): data is two planes of rows *
+     * cols bytes, the high and then the low byte of the 16 bits rotated left by one. */
+    int32_t planes;
+    void *data;       /* owned: free with qep_host_weight_free (malloc family) */
+    uint16_t *scales; /* owned likewise, NULL unless INT8 / INT4 */
 };
 
 static inline size_t qep_weight_data_bytes(enum qep_weight_type type, int64_t rows, int64_t cols) {

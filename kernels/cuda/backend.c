@@ -165,6 +165,7 @@ enum qep_status qep_backend_cuda_create(struct qep_team *team, int device, int l
     struct cuda_backend *be = mem;
     be->base.ops = &cuda_ops;
     be->base.device = &cuda_device_ops;
+    be->base.joins_planes = true;
     pthread_mutex_init(&be->lock, NULL);
     enum qep_status st = open_device(be, device, local_rank);
     if (st == QEP_OK)

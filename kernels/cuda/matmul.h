@@ -15,6 +15,7 @@ extern "C" {
  * num_second of the second. */
 struct cuda_repack_part {
     int32_t tile0, num_tiles, num_first, num_second;
+    int32_t planes; /* bf16: the rows' high bytes, then their low bytes (kernels/weight.h) */
 };
 
 cudaError_t cuda_launch_repack(cudaStream_t stream, const struct cuda_matrix *m,
@@ -41,6 +42,15 @@ cudaError_t cuda_launch_matmul_prefill(cudaStream_t stream, const struct cuda_ma
 /* fp32 arithmetic: F32 activations, or F32 weights; one arithmetic for both phases. */
 cudaError_t cuda_launch_matmul_f32(cudaStream_t stream, const struct cuda_matmul *job,
                                    enum qep_act_type act_type);
+
+/* ---- matmul_split.cu ---- */
+
+/* F32 rows to three BF16 rows each, part_stride = qep_act_row_bytes(BF16, cols) apart; and the sums
+ * of the three results [3 n, rows]. */
+cudaError_t cuda_launch_split(cudaStream_t stream, const void *act, size_t row_stride, int32_t n,
+                              int32_t cols, void *parts, size_t part_stride);
+cudaError_t cuda_launch_join(cudaStream_t stream, const float *parts, int32_t n, int32_t rows,
+                             float *out);
 
 #ifdef __cplusplus
 }

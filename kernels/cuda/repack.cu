@@ -26,10 +26,17 @@ static __device__ __forceinline__ element element_of(int type, int load, int t, 
     return {s, 32 * h + 8 * t + 4 * j + q};
 }
 
-/* The stored bits of one element, as the packed form has them. */
+/* The stored bits of one element, as the packed form has them. low > 0: bf16 in two planes, the
+ * second `low` bytes behind the first. */
 static __device__ __forceinline__ uint32_t canonical_bits(int type, gptr<const byte_t> data,
-                                                          size_t row, int cols, int col) {
+                                                          size_t row, int cols, int col,
+                                                          size_t low) {
     size_t at = row * static_cast<size_t>(cols) + static_cast<size_t>(col);
+    if (low > 0) {
+        uint32_t high_byte = data[at], low_byte = data[low + at];
+        uint32_t rotated = high_byte << 8 | low_byte;
+        return (rotated >> 1 | rotated << 15) & 0xffffu;
+    }
     if (type == QEP_WEIGHT_INT4) {
         uint32_t pair = data[row * ((static_cast<size_t>(cols) + 1) / 2) + col / 2];
         return col % 2 == 0 ? pair & 15u : pair >> 4;
@@ -46,7 +53,8 @@ static __device__ __forceinline__ uint32_t canonical_bits(int type, gptr<const b
 /* One thread writes one lane's 16 bytes. rows of `from`: num_first rows of the first half, then
  * those of the second, both starting at unit 8 * tile0. */
 static __global__ void repack_kernel(cuda_matrix m, int tile0, int num_tiles, int num_first,
-                                     int num_second, gptr<const byte_t> from, gptr<byte_t> data) {
+                                     int num_second, size_t low, gptr<const byte_t> from,
+                                     gptr<byte_t> data) {
     int loads = m.type == QEP_WEIGHT_INT4   ? 1
                 : m.type == QEP_WEIGHT_INT8 ? 2
                 : m.type == QEP_WEIGHT_BF16 ? 4
@@ -67,7 +75,7 @@ static __global__ void repack_kernel(cuda_matrix m, int tile0, int num_tiles, in
         int col = block * CUDA_BLOCK_COLS + e.col;
         bool inside = col < m.cols && unit < (e.second ? num_second : num_first);
         size_t row = static_cast<size_t>(e.second ? num_first + unit : unit);
-        uint32_t value = inside ? canonical_bits(m.type, from, row, m.cols, col) : zero;
+        uint32_t value = inside ? canonical_bits(m.type, from, row, m.cols, col, low) : zero;
         words[i * bits / 32] |= value << (i * bits % 32);
     }
     size_t first = static_cast<size_t>(tile0) * m.num_blocks * loads * CUDA_LOAD_BYTES;
@@ -101,8 +109,11 @@ extern "C" cudaError_t cuda_launch_repack(cudaStream_t stream, const struct cuda
                                           const struct cuda_repack_part *part, const void *from,
                                           void *data) {
     size_t count = static_cast<size_t>(part->num_tiles) * cuda_tile_bytes(m) / 16;
+    size_t low = part->planes == 0 ? 0
+                                   : static_cast<size_t>(part->num_first + part->num_second) *
+                                         static_cast<size_t>(m->cols);
     return launch(repack_kernel, dim3(blocks_of(count, 256)), dim3(256), 0, stream, *m, part->tile0,
-                  part->num_tiles, part->num_first, part->num_second,
+                  part->num_tiles, part->num_first, part->num_second, low,
                   static_cast<const byte_t *>(from), static_cast<byte_t *>(data));
 }
 

@@ -86,9 +86,15 @@ static enum qep_status load_part(const struct load_job *job, int32_t tile0) {
         .num_tiles = num_tiles,
         .num_first = rows_from(unit0, units, m->half),
         .num_second = rows_from(unit0, units, m->rows - m->half),
+        .planes = job->host->planes,
     };
+    size_t plane = (size_t)m->rows * (size_t)m->cols;
+    size_t part_plane = (size_t)(part.num_first + part.num_second) * (size_t)m->cols;
     cudaError_t error;
     QEP_TRY(upload_rows(job, &part, job->host->data, job->row_bytes, job->part));
+    if (part.planes)
+        QEP_TRY(upload_rows(job, &part, (const char *)job->host->data + plane, job->row_bytes,
+                            (char *)job->part + part_plane));
     if (m->num_groups > 0)
         QEP_TRY(upload_rows(job, &part, job->host->scales, job->row_scale_bytes, job->scale_part));
     pthread_mutex_lock(&be->lock);
@@ -106,6 +112,8 @@ static enum qep_status load(struct load_job *job) {
     job->row_bytes = qep_weight_data_bytes(m->type, 1, m->cols);
     job->row_scale_bytes = (size_t)m->num_groups * sizeof(uint16_t);
     size_t tile_bytes = 2 * CUDA_TILE_UNITS * job->row_bytes, tiles = PART_BYTES / tile_bytes;
+    if (job->host->planes) /* each of them has rows of half the bytes */
+        job->row_bytes /= 2;
     tiles = tiles < 1 ? 1 : tiles < (size_t)m->num_tiles ? tiles : (size_t)m->num_tiles;
     job->part_tiles = (int32_t)tiles;
     QEP_TRY_GOTO(st, done, cuda_alloc(job->be, tiles * tile_bytes, "weight upload", &job->part));

@@ -225,6 +225,10 @@ enum qep_status qep_common_launch(struct qep_comm *comm, const struct qep_common
     return fn(comm, arg);
 }
 
+static double rate(uint64_t bytes, double seconds) {
+    return seconds > 0 ? 1e-9 * (double)bytes / seconds : 0.0;
+}
+
 void qep_common_report(const struct qep_engine *engine) {
     const struct qep_engine_facts *f = qep_engine_get_facts(engine);
     const struct qep_comm *comm = qep_engine_comm(engine);
@@ -242,5 +246,8 @@ void qep_common_report(const struct qep_engine *engine) {
              f->kv_type);
     qep_info("loaded: %.2f GB of weights from %.2f GB of files in %.2f s (%.2f GB/s) by rank 0",
              1e-9 * (double)f->tensor_bytes, 1e-9 * (double)f->stored_bytes, f->load_s,
-             f->load_s > 0 ? 1e-9 * (double)f->tensor_bytes / f->load_s : 0.0);
+             rate(f->tensor_bytes, f->load_s));
+    qep_detail("loading, a thread: %.2f GB/s read and unpacked, %.2f GB/s %s",
+               rate(f->tensor_bytes, f->load_read_s), rate(f->tensor_bytes, f->load_place_s),
+               strcmp(f->backend, "cuda") == 0 ? "sent and queued for repacking" : "repacked");
 }

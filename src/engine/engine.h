@@ -46,8 +46,8 @@ struct qep_engine_facts {
     struct qep_cpu_share cpus;
     int num_threads;
     int32_t ctx;
-    double load_s;
-    uint64_t stored_bytes, tensor_bytes; /* read by this rank, and after decompression */
+    double load_s, load_read_s, load_place_s; /* wall; thread-seconds of the two stages */
+    uint64_t stored_bytes, tensor_bytes;      /* read by this rank, and after decompression */
 };
 
 struct qep_engine;

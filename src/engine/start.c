@@ -122,11 +122,14 @@ static enum qep_status load_model(struct qep_engine *e) {
     double start = qep_now_s();
     QEP_TRY(qep_weights_load(e->be, e->team, e->dir, e->placement, e->comm->rank, e->activations,
                              &weights));
+    enum qep_status st = e->be->ops->sync(e->be);
     e->facts.load_s = qep_now_s() - start;
     e->facts.stored_bytes = weights->stored_bytes;
     e->facts.tensor_bytes = weights->tensor_bytes;
-    enum qep_status st =
-        qep_model_create(e->comm, e->be, config, e->placement, weights, &options, &e->model);
+    e->facts.load_read_s = weights->read_s;
+    e->facts.load_place_s = weights->place_s;
+    if (st == QEP_OK)
+        st = qep_model_create(e->comm, e->be, config, e->placement, weights, &options, &e->model);
     if (st != QEP_OK)
         qep_weights_destroy(weights);
     return st;

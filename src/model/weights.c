@@ -2,6 +2,7 @@
  * that every error of shape or type comes before the first byte is read, then run in parallel. */
 #include "model/weights.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 
 #include <pthread.h>
@@ -293,6 +294,8 @@ static enum qep_status append_rows(struct qep_host_weight *all,
 
 static enum qep_status read_host(const struct loader *ld, const struct job *job,
                                  struct qep_host_weight *host, uint64_t *stored) {
+    if (job->num_blocks == 0 && job->kind == JOB_LINEAR && ld->be->joins_planes)
+        return qep_shard_load_planes(ld->dir, job->name, host, stored);
     if (job->num_blocks == 0)
         return qep_shard_load(ld->dir, job->name, host, stored);
     for (int32_t b = 0; b < job->num_blocks; b++) {
@@ -345,12 +348,16 @@ static enum qep_status upload_vector(struct loader *ld, const struct job *job,
 static enum qep_status run_job(struct loader *ld, const struct job *job) {
     struct qep_host_weight host = {0};
     uint64_t stored = 0;
+    double start = qep_now_s();
     enum qep_status st = read_host(ld, job, &host, &stored);
+    double read = qep_now_s();
     if (st == QEP_OK) {
         st = job->kind == JOB_VECTOR ? upload_vector(ld, job, &host)
                                      : ld->be->ops->weight_create(ld->be, &host, job->weight);
         pthread_mutex_lock(&ld->lock);
         ld->w->stored_bytes += stored;
+        ld->w->read_s += read - start;
+        ld->w->place_s += qep_now_s() - read;
         ld->w->tensor_bytes += qep_weight_data_bytes(host.type, host.rows, host.cols) +
                                2 * qep_weight_num_scales(host.rows, host.cols, host.group_size);
         pthread_mutex_unlock(&ld->lock);

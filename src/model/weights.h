@@ -45,6 +45,7 @@ struct qep_weights {
     struct qep_layer_weights *layers; /* [num_layers] */
     uint64_t stored_bytes;            /* read from files */
     uint64_t tensor_bytes;            /* after decompression */
+    double read_s, place_s;           /* thread-seconds: files to host memory, host to backend */
 };
 
 /* How activations are chosen: AUTO takes the backend's own pairing (int8 for quantised weights

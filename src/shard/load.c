@@ -11,6 +11,7 @@ struct loading {
     const struct qep_part *parts;
     uint64_t stored_bytes;
     void *planes[2]; /* one frame each */
+    bool keep_planes;
 };
 
 static enum qep_status read_frame(struct loading *l, int part, size_t frame_idx, void *out) {
@@ -72,6 +73,11 @@ static enum qep_status read_all(struct loading *l, struct qep_host_weight *out) 
     size_t scales = qep_weight_num_scales(out->rows, out->cols, out->group_size);
     QEP_TRY(qep_alloc(qep_weight_data_bytes(out->type, out->rows, out->cols), 1,
                       l->location->spec->name, &out->data));
+    if (l->parts[0].kind == QEP_PART_HIGH && l->keep_planes) {
+        out->planes = 1;
+        QEP_TRY(read_part(l, 0, out->data));
+        return read_part(l, 1, (char *)out->data + (size_t)out->rows * (size_t)out->cols);
+    }
     if (l->parts[0].kind == QEP_PART_HIGH)
         return read_planes(l, out->data);
     QEP_TRY(read_part(l, 0, out->data));
@@ -82,11 +88,11 @@ static enum qep_status read_all(struct loading *l, struct qep_host_weight *out) 
     return read_part(l, 1, out->scales);
 }
 
-enum qep_status qep_shard_load(const struct qep_shard_dir *dir, const char *name,
-                               struct qep_host_weight *out, uint64_t *stored_bytes) {
+static enum qep_status load(const struct qep_shard_dir *dir, const char *name, bool keep_planes,
+                            struct qep_host_weight *out, uint64_t *stored_bytes) {
     struct qep_shard_location where;
     struct qep_part parts[2];
-    struct loading l = {.location = &where, .parts = parts};
+    struct loading l = {.location = &where, .parts = parts, .keep_planes = keep_planes};
     *out = (struct qep_host_weight){0};
     QEP_TRY(qep_shard_locate(dir, name, &where));
     if (where.random != NULL)
@@ -109,6 +115,16 @@ enum qep_status qep_shard_load(const struct qep_shard_dir *dir, const char *name
     else if (stored_bytes != NULL)
         *stored_bytes += l.stored_bytes;
     return st;
+}
+
+enum qep_status qep_shard_load(const struct qep_shard_dir *dir, const char *name,
+                               struct qep_host_weight *out, uint64_t *stored_bytes) {
+    return load(dir, name, false, out, stored_bytes);
+}
+
+enum qep_status qep_shard_load_planes(const struct qep_shard_dir *dir, const char *name,
+                                      struct qep_host_weight *out, uint64_t *stored_bytes) {
+    return load(dir, name, true, out, stored_bytes);
 }
 
 void qep_host_weight_free(struct qep_host_weight *weight) {

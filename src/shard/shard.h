@@ -63,6 +63,11 @@ const char *qep_shard_dir_path(const struct qep_shard_dir *dir);
 enum qep_status qep_shard_load(const struct qep_shard_dir *dir, const char *name,
                                struct qep_host_weight *out, uint64_t *stored_bytes);
 
+/* The same, but tensors stored as two planes stay so (out->planes): whoever takes the weight joins
+ * them. */
+enum qep_status qep_shard_load_planes(const struct qep_shard_dir *dir, const char *name,
+                                      struct qep_host_weight *out, uint64_t *stored_bytes);
+
 /* The shape and type without loading. */
 enum qep_status qep_shard_stat(const struct qep_shard_dir *dir, const char *name,
                                enum qep_weight_type *type, int64_t *rows, int64_t *cols);
