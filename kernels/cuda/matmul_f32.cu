@@ -1,6 +1,6 @@
 /* fp32 matmul for what must not be rounded to bf16 on its way (router, gates, decay inputs): plain
- * fma, a warp per tile and slice of K, 8 activation rows at a time. One arithmetic for both phases:
- * each lane sums its columns in ascending order, then lanes, then slices. */
+ * fma, a warp per tile and slice of K. Each lane sums its columns in ascending order, then lanes,
+ * then slices. Prefill takes it for F32 weights alone (else matmul_split.cu). */
 #include "kernels/cuda/gemv.cuh"
 #include "kernels/cuda/matmul.h"
 

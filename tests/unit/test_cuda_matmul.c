@@ -197,7 +197,12 @@ START_TEST(matmul_sums_integers_exactly) {
         scales[i] = qep_f32_to_bf16(1.0f);
     for (int i = 0; i < COLS; i++)
         x[i] = i % 4 < 2 ? 127.0f : -125.0f;
-    struct qep_host_weight host = {QEP_WEIGHT_INT8, ROWS, COLS, 32, data, scales};
+    struct qep_host_weight host = {.type = QEP_WEIGHT_INT8,
+                                   .rows = ROWS,
+                                   .cols = COLS,
+                                   .group_size = 32,
+                                   .data = data,
+                                   .scales = scales};
     for (int32_t decode = 0; cuda != NULL && decode < 2; decode++) {
         struct qep_weight *w = upload(cuda, &host);
         struct acts a = {.stride = qep_act_row_bytes(QEP_ACT_BF16, COLS)};
