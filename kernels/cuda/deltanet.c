@@ -1,6 +1,8 @@
 /* Table entries of Gated DeltaNet. */
 #include "kernels/cuda/deltanet.h"
 
+#include "kernels/cuda/delta_chunk.h"
+
 #include <assert.h>
 
 enum qep_status cuda_delta_limits(const struct qep_delta_dims *dims) {
@@ -45,6 +47,20 @@ enum qep_status cuda_delta_conv(struct qep_backend *be, const struct qep_delta_d
                       "delta_conv");
 }
 
+static enum qep_status delta_in_chunks(struct cuda_backend *cb, const struct cuda_delta_args *args,
+                                       const struct qep_batch *batch) {
+    size_t chunks = 0;
+    void *workspace;
+    for (int32_t s = 0; s < batch->num_spans; s++)
+        chunks += (size_t)((batch->spans[s].num_rows + DELTA_C - 1) / DELTA_C);
+    QEP_TRY(cuda_reserve(cb, CUDA_WS_DELTA,
+                         chunks * (size_t)args->num_value_heads * CHUNK_FLOATS * sizeof(float),
+                         &workspace));
+    QEP_TRY(cuda_check(cuda_launch_delta_prepare(cb->stream, args, longest_span(batch), workspace),
+                       "delta"));
+    return cuda_check(cuda_launch_delta_chunks(cb->stream, args, workspace), "delta");
+}
+
 enum qep_status cuda_delta(struct qep_backend *be, const struct qep_delta_dims *dims,
                            const struct qep_batch *batch, float *out, const float *qkv,
                            const float *a, const float *b, const float *A_log, const float *dt_bias,
@@ -67,6 +83,8 @@ enum qep_status cuda_delta(struct qep_backend *be, const struct qep_delta_dims *
     assert(dims->key_head_dim % 4 == 0 && dims->key_head_dim <= CUDA_MAX_DELTA_DIM);
     assert(dims->value_head_dim % 4 == 0 && dims->value_head_dim <= CUDA_MAX_DELTA_DIM);
     assert(dims->num_value_heads % dims->num_key_heads == 0);
+    if (!batch->spans[0].decode && dims->key_head_dim <= CHUNKED_MAX_KEY_DIM)
+        return delta_in_chunks(cuda_backend_of(be), &args, batch);
     return cuda_check(cuda_launch_delta_scan(cuda_backend_of(be)->stream, &args), "delta");
 }
 

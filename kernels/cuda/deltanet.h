@@ -33,6 +33,12 @@ cudaError_t cuda_launch_delta_conv(cudaStream_t stream, const struct qep_span *d
                                    const float *weight, float *conv_state);
 /* Row after row: decode, and prefill of the dims that have no chunked kernel. */
 cudaError_t cuda_launch_delta_scan(cudaStream_t stream, const struct cuda_delta_args *args);
+/* Prefill in chunks, key_head_dim <= 128: what does not depend on the state, then the walk over the
+ * chunks. workspace: CHUNK_FLOATS (delta_chunk.h) per chunk of a span and value head. */
+cudaError_t cuda_launch_delta_prepare(cudaStream_t stream, const struct cuda_delta_args *args,
+                                      int32_t max_rows, float *workspace);
+cudaError_t cuda_launch_delta_chunks(cudaStream_t stream, const struct cuda_delta_args *args,
+                                     const float *workspace);
 cudaError_t cuda_launch_delta_norm(cudaStream_t stream, float *out, const float *o, const float *z,
                                    const float *w, size_t count, int32_t width, float eps);
 
