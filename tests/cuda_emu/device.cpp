@@ -25,7 +25,8 @@ enum : int { shared_default = 48 * 1024, shared_optin = 227 * 1024, shared_per_s
 } // namespace
 
 int device_count() {
-    static const int n = static_cast<int>(number_from("QEP_EMU_DEVICES", 1));
+    static const char *const text = getenv("QEP_EMU_DEVICES");
+    static const int n = text ? static_cast<int>(strtol(text, nullptr, 0)) : 1; /* 0: none */
     return n;
 }
 
@@ -34,7 +35,7 @@ size_t device_bytes() {
 }
 
 device &device_at(int id) {
-    static std::vector<device> all(static_cast<size_t>(device_count()));
+    static auto &all = *new std::vector<device>(static_cast<size_t>(device_count()));
     return all[static_cast<size_t>(id)];
 }
 
@@ -149,7 +150,7 @@ cudaError_t cudaGetLastError(void) {
 
 cudaError_t cudaGetDeviceCount(int *count) {
     *count = device_count();
-    return cudaSuccess;
+    return *count > 0 ? cudaSuccess : noted(cudaErrorNoDevice);
 }
 
 cudaError_t cudaSetDevice(int id) {

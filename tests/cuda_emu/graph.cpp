@@ -27,7 +27,7 @@ struct capture {
 
 namespace {
 
-std::vector<std::shared_ptr<capture>> captures;
+auto &captures = *new std::vector<std::shared_ptr<capture>>;
 thread_local std::vector<std::weak_ptr<capture>> mine;
 
 class graph_op : public operation {

@@ -52,6 +52,8 @@ struct kernel_call {
 bool run_kernel(const kernel_call &call);
 /* The call being run, for reports. */
 extern const kernel_call *running;
+/* Whether this host thread is running a kernel. */
+extern thread_local bool inside_kernel;
 /* Back to the scheduler, for good. */
 [[noreturn]] void abandon();
 

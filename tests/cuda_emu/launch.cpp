@@ -12,6 +12,7 @@ extern dim3 blockDim, gridDim;
 namespace emu {
 
 const kernel_call *running;
+thread_local bool inside_kernel;
 
 namespace {
 
@@ -19,9 +20,10 @@ enum : uint32_t { resident_blocks = 12, resident_threads = 1536, max_blocks = 1u
 /* A loop around an atomic that waits for a block that is not resident would never end. */
 enum : uint32_t { endless_atomics = 20000000 };
 
-/* Blocks and threads (their stacks) outlive launches. */
-std::vector<std::unique_ptr<block>> block_pool;
-std::vector<std::unique_ptr<thread>> thread_pool;
+/* Blocks and threads (their stacks) outlive launches and, as all the emulator's state, static
+ * destructors, which may still use it. */
+auto &block_pool = *new std::vector<block *>;
+auto &thread_pool = *new std::vector<thread *>;
 bool failed;
 uint64_t idle_atomics; /* since a block came or went */
 
@@ -33,12 +35,12 @@ void thread_main() {
 void fill_threads(block &b, uint32_t total) {
     while (b.threads.size() < total) {
         if (thread_pool.empty())
-            thread_pool.push_back(std::make_unique<thread>());
-        b.threads.push_back(thread_pool.back().release());
+            thread_pool.push_back(new thread);
+        b.threads.push_back(thread_pool.back());
         thread_pool.pop_back();
     }
     while (b.threads.size() > total) {
-        thread_pool.emplace_back(b.threads.back());
+        thread_pool.push_back(b.threads.back());
         b.threads.pop_back();
     }
 }
@@ -173,9 +175,9 @@ void run_blocks(admission &waiting, uint32_t limit) {
     std::vector<block *> resident;
     std::vector<block *> idle;
     while (block_pool.size() < limit)
-        block_pool.push_back(std::make_unique<block>());
+        block_pool.push_back(new block);
     for (uint32_t i = 0; i < limit; i++)
-        idle.push_back(block_pool[i].get());
+        idle.push_back(block_pool[i]);
     while (!failed && (!resident.empty() || !waiting.empty())) {
         while (!idle.empty() && !waiting.empty()) {
             start_block(*idle.back(), waiting.next());
@@ -201,7 +203,7 @@ void run_blocks(admission &waiting, uint32_t limit) {
 } // namespace
 
 void forget_block_cells() {
-    for (auto &b : block_pool) {
+    for (block *b : block_pool) {
         b->shared_cells.clear();
         b->shared_byte_cells.clear();
         b->warps.clear();
@@ -234,6 +236,7 @@ bool run_kernel(const kernel_call &call) {
     failed = false;
     idle_atomics = 0;
     running = &call;
+    inside_kernel = true;
     blockDim = call.block;
     gridDim = call.grid;
     m.launch_base = ++m.tick;
@@ -241,6 +244,7 @@ bool run_kernel(const kernel_call &call) {
     run_blocks(waiting, resident_limit(threads));
     forget_order();
     running = nullptr;
+    inside_kernel = false;
     return !failed;
 }
 

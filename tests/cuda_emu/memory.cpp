@@ -22,8 +22,9 @@ constexpr size_t region_bytes = size_t{1} << 42;
 constexpr size_t granule = 256, gap = 64 * 1024;
 
 using table = std::map<uintptr_t, std::unique_ptr<allocation>>;
-table roots, parts;
-std::vector<std::unique_ptr<allocation>> dead; /* a kernel's arguments may still name them */
+table &roots = *new table, &parts = *new table;
+auto &dead =
+    *new std::vector<std::unique_ptr<allocation>>; /* a kernel's arguments may still name them */
 uintptr_t region, next_address;
 
 void *mapped(size_t bytes, int protection) {
@@ -134,7 +135,10 @@ allocation *pool_root(const char *what, const void *ptr, size_t bytes) {
 
 allocation *allocation_of(const void *address) {
     static allocation nowhere;
-    guard hold(lock);
+    /* A kernel's thread runs under the scheduler's hold; its own would be another stack's. */
+    std::unique_lock<std::recursive_mutex> hold(lock, std::defer_lock);
+    if (!inside_kernel)
+        hold.lock();
     uintptr_t at = reinterpret_cast<uintptr_t>(address);
     allocation *a = holding(parts, at);
     if (!a)

@@ -3,15 +3,25 @@
 #include "cuda_emu/launch.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace emu {
 namespace {
+
+/* QEP_EMU_FAIL_LAUNCH=N: the N-th launch of the process ends as if it had touched bad memory. */
+bool told_to_fail() {
+    static const char *const text = getenv("QEP_EMU_FAIL_LAUNCH");
+    static long left = text ? strtol(text, nullptr, 0) : 0;
+    return left > 0 && --left == 0;
+}
 
 struct kernel_op : operation {
     kernel_call call;
     int device = 0;
     bool run() override {
-        if (!run_kernel(call))
+        if (told_to_fail())
+            fail_device(device, cudaErrorIllegalAddress);
+        else if (!run_kernel(call))
             fail_device(device, cudaErrorLaunchFailure);
         return true;
     }

@@ -3,13 +3,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
+#include <thread>
 
 namespace emu {
 namespace {
 
-std::vector<cudaStream_t> streams; /* live ones and destroyed ones not yet empty */
-std::condition_variable_any changed;
+auto &streams = *new std::vector<cudaStream_t>; /* live ones and destroyed ones not yet empty */
 
 double now() {
     auto t = std::chrono::steady_clock::now().time_since_epoch();
@@ -103,7 +102,6 @@ bool run_head(cudaStream_t s) {
         return false;
     s->queue.pop_front();
     drop_if_over(s);
-    changed.notify_all();
     return true;
 }
 
@@ -193,8 +191,14 @@ cudaError_t enqueue(cudaStream_t stream, operation_ptr op) {
     order_with_legacy(*s);
     op->enqueued();
     s->queue.push_back(std::move(op));
-    changed.notify_all();
     return cudaSuccess;
+}
+
+/* Lets other threads have the lock: whoever an operation waits for is one of them. */
+static void nap(held &hold) {
+    hold.unlock();
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+    hold.lock();
 }
 
 cudaError_t wait_until(held &hold, int device_id, const std::function<bool()> &done) {
@@ -205,7 +209,7 @@ cudaError_t wait_until(held &hold, int device_id, const std::function<bool()> &d
                 return a == ran || (a == polling && b == nothing);
             });
         if (p == polling) {
-            changed.wait_for(hold, std::chrono::microseconds(200));
+            nap(hold);
         } else if (p == nothing && !done()) {
             report("a wait that nothing can end");
             return noted(cudaErrorUnknown);
