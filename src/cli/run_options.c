@@ -16,7 +16,7 @@ static const char help_text[] =
     "output  --json (one object)  --logits FILE (safetensors: logits [n, vocab], token_ids [n])\n"
     "compute --backend auto|cpu|cuda|reference  --isa auto|baseline|avx2|avx512  -t, --threads N\n"
     "        --activations auto|bf16|int8|fp32  --kv-type auto|f32|bf16|int8\n"
-    "        --prefill-chunk N (multiple of 64)\n"
+    "        --prefill-chunk N (multiple of 64)  --cuda-graphs on|off\n"
     "ranks   --transport auto|self|threads|mpi|nccl  --ranks P (with threads)\n"
     "        --attention auto|layers|sequences  --bind auto|keep  --timeout S (0: no watchdog)\n"
     "other   -m, --model DIR  --progress auto|always|never  -q, --quiet  -v, --verbose\n"
