@@ -7,31 +7,57 @@
 
 enum { TREE_THREADS = 128, TREE_DEPTH = 32, TREE_MAX_LEAVES = QEP_DEVICE_MAX_TOP_K };
 
-/* The sum of leaves first .. last (at least one) at this thread's column; id(i) and value(i) of
- * leaf i. stack: shared, [TREE_DEPTH][TREE_THREADS]. */
-template <class Id, class Value>
-static __device__ __forceinline__ float tree_column(int first, int last, const Id &id,
-                                                    const Value &value, sptr<float> stack) {
-    float top = value(first);
-    uint32_t open = 0, previous = id(first);
-    int depth = 0;
-    for (int i = first + 1; i < last; i++) {
-        float leaf = value(i);
-        uint32_t now = id(i), bit = 0x80000000u >> __clz(static_cast<int>(now ^ previous));
-        for (; open != 0 && (open & (0u - open)) < bit; open &= open - 1) {
-            float left = stack[--depth * TREE_THREADS + threadIdx.x];
-            top = left + top;
-        }
-        stack[depth++ * TREE_THREADS + threadIdx.x] = top;
-        open |= bit;
-        top = leaf;
-        previous = now;
-    }
-    while (depth > 0) {
+/* One column's walk. stack: shared, [TREE_DEPTH][TREE_THREADS]. */
+struct tree_walk {
+    sptr<float> stack;
+    float top;
+    uint32_t open, previous; /* bits of open subtrees; id of the last leaf */
+    int depth;
+
+    __device__ __forceinline__ void merge() {
         float left = stack[--depth * TREE_THREADS + threadIdx.x];
         top = left + top;
     }
-    return top;
+    __device__ __forceinline__ void first(float leaf, uint32_t id) {
+        top = leaf;
+        previous = id;
+        open = 0;
+        depth = 0;
+    }
+    __device__ __forceinline__ void next(float leaf, uint32_t id) {
+        uint32_t bit = 0x80000000u >> __clz(static_cast<int>(id ^ previous));
+        for (; open != 0 && (open & (0u - open)) < bit; open &= open - 1)
+            merge();
+        stack[depth++ * TREE_THREADS + threadIdx.x] = top;
+        open |= bit;
+        top = leaf;
+        previous = id;
+    }
+};
+
+/* The sum of leaves first .. last (at least one) at this thread's column; id(i) and value(i) of
+ * leaf i. Values are read four at a time, so that their loads overlap. */
+template <class Id, class Value>
+static __device__ __forceinline__ float tree_column(int first, int last, const Id &id,
+                                                    const Value &value, sptr<float> stack) {
+    enum { AHEAD = 4 };
+    tree_walk walk = {stack, 0.0f, 0, 0, 0};
+    for (int i = first; i < last; i += AHEAD) {
+        float leaf[AHEAD];
+#pragma unroll
+        for (int q = 0; q < AHEAD; q++)
+            leaf[q] = value(min(i + q, last - 1));
+#pragma unroll
+        for (int q = 0; q < AHEAD; q++) {
+            if (i + q == first)
+                walk.first(leaf[q], id(i));
+            else if (i + q < last)
+                walk.next(leaf[q], id(i + q));
+        }
+    }
+    while (walk.depth > 0)
+        walk.merge();
+    return walk.top;
 }
 
 static __device__ __forceinline__ int tree_col() {
