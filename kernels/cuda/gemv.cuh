@@ -136,15 +136,18 @@ gemv_block(const cuda_matrix &m, const gemv_lane<NT> &from, int b, bool last, in
            sptr<const byte_t> stage, float (&acc)[NT][4], float (&y)[NT][4]) {
     typedef gemv_ring<TYPE, FEW> ring;
     int lane = threadIdx.x;
-    uint4 w[ring::LOADS], x[2][NT];
+    enum { EARLY = NT <= 2 }; /* all of the block's activations at once */
+    uint4 w[ring::LOADS], x[1 + EARLY][NT];
 #pragma unroll
-    for (int h = 0; h < 2; h++)
+    for (int h = 0; h < 1 + EARLY; h++)
         gemv_acts<TYPE, NT, FEW>(x[h], from, 2 * b + h, stage);
 #pragma unroll
     for (int i = 0; i < ring::LOADS; i++)
         w[i] = load16(stage + i * CUDA_LOAD_BYTES + lane * 16);
 #pragma unroll
     for (int h = 0; h < 2; h++) {
+        if (!EARLY && h == 1)
+            gemv_acts<TYPE, NT, FEW>(x[0], from, 2 * b + 1, stage);
 #pragma unroll
         for (int step = 0; step < 2; step++) {
             uint32_t a[4];
@@ -152,7 +155,7 @@ gemv_block(const cuda_matrix &m, const gemv_lane<NT> &from, int b, bool last, in
 #pragma unroll
             for (int j = 0; j < NT; j++) {
                 uint32_t frag[2];
-                act_fragment(frag, x[h][j], step);
+                act_fragment(frag, x[EARLY * h][j], step);
                 mma_bf16_16816(acc[j], a, frag);
             }
         }
