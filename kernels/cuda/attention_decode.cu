@@ -271,17 +271,30 @@ __device__ __forceinline__ void merge_splits(const decode_args &args, const deco
                                              int num_heads, gptr<float> out, gptr<const float> qg) {
     int head_dim = args.shape.head_dim, row_len = head_dim + 2;
     size_t split_len = static_cast<size_t>(args.tile_heads) * static_cast<size_t>(row_len);
-    for (int h = static_cast<int>(threadIdx.x); h < num_heads; h += THREADS) {
-        float top = -INFINITY, sum = 0.0f;
-        for (int s = 0; s < num_splits; s++)
-            top = fmaxf(top, partial[s * split_len + h * row_len + head_dim]);
-        for (int s = 0; s < num_splits; s++) {
-            float factor = softmax_exp(partial[s * split_len + h * row_len + head_dim] - top);
-            float added = partial[s * split_len + h * row_len + head_dim + 1];
+    int lane = static_cast<int>(threadIdx.x) % WARP, warp = static_cast<int>(threadIdx.x) / WARP;
+    for (int h = warp; h < num_heads; h += WARPS) {
+        float max[MERGE_SPLITS / WARP], top = -INFINITY, sum = 0.0f;
+#pragma unroll
+        for (int i = 0; i < MERGE_SPLITS / WARP; i++) {
+            int s = lane + i * WARP;
+            max[i] = -INFINITY;
+            if (s < num_splits)
+                max[i] = partial[s * split_len + h * row_len + head_dim];
+            top = fmaxf(top, max[i]);
+        }
+        top = warp_max(top);
+#pragma unroll
+        for (int i = 0; i < MERGE_SPLITS / WARP; i++) {
+            int s = lane + i * WARP;
+            float factor = softmax_exp(max[i] - top), added = 0.0f;
+            if (s < num_splits)
+                added = partial[s * split_len + h * row_len + head_dim + 1];
             sum = fmaf(factor, added, sum);
             room.factors[s * HEADS + h] = factor;
         }
-        room.sum[h] = sum;
+        sum = warp_sum(sum);
+        if (lane == 0)
+            room.sum[h] = sum;
     }
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < num_heads * head_dim; i += THREADS) {
