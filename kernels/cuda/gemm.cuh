@@ -174,11 +174,11 @@ gemm_tile(const cuda_matrix &m, gptr<const byte_t> data, gptr<const byte_t> scal
     }
 }
 
-/* Columns of a block for n activation rows: enough blocks for the device first, then less reading
- * of the weights. */
-static inline int gemm_columns(int n, int num_tiles, int copies) {
-    int row_blocks = (num_tiles + GEMM_TILES - 1) / GEMM_TILES * copies, cols = 128;
-    while (cols > 32 && (n <= cols / 2 || row_blocks * ((n + cols - 1) / cols) < 128))
+/* Columns of a block for n activation rows: a block for every SM first, then less reading of the
+ * weights. */
+static inline int gemm_columns(int n, int num_tiles, int num_sms) {
+    int row_blocks = (num_tiles + GEMM_TILES - 1) / GEMM_TILES, cols = 128;
+    while (cols > 32 && (n <= cols / 2 || row_blocks * ((n + cols - 1) / cols) < num_sms))
         cols /= 2;
     return cols;
 }

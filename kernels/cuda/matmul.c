@@ -51,7 +51,8 @@ enum qep_status cuda_matmul(struct qep_backend *be, float *out, const void *act,
                               .act = act,
                               .row_stride = row_stride,
                               .n = n,
-                              .out = out};
+                              .out = out,
+                              .num_sms = cuda_backend_of(be)->num_sms};
     cudaStream_t stream = cuda_backend_of(be)->stream;
     assert(cuda_supports(be, weight->shape.type, type) && row_stride % 16 == 0);
     if (n == 0)

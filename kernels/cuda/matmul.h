@@ -35,6 +35,7 @@ struct cuda_matmul {
     size_t row_stride; /* bytes, a multiple of 16 */
     int32_t n;
     float *out; /* [n, rows] */
+    int32_t num_sms;
 };
 
 cudaError_t cuda_launch_matmul_decode(cudaStream_t stream, const struct cuda_matmul *job);

@@ -35,7 +35,7 @@ static cudaError_t launch_columns(cudaStream_t stream, const struct cuda_matmul 
 
 template <int TYPE>
 static cudaError_t launch_type(cudaStream_t stream, const struct cuda_matmul *job) {
-    int cols = gemm_columns(job->n, job->shape.num_tiles, 1);
+    int cols = gemm_columns(job->n, job->shape.num_tiles, job->num_sms);
     return cols == 32   ? launch_columns<TYPE, 32>(stream, job)
            : cols == 64 ? launch_columns<TYPE, 64>(stream, job)
                         : launch_columns<TYPE, 128>(stream, job);

@@ -39,6 +39,7 @@ static const struct expert_case cases[] = {
     {"every expert", 5, NUM_EXPERTS, 32, 20, -1, 0},
     {"one expert's tiles", 70, 1, 40, 24, 19, 69},
     {"long rows", 3, 3, 520, 136, -1, -1},
+    {"wide tiles", 70, NUM_EXPERTS, 32, 20, -1, 2},
 };
 
 enum { NUM_CASES = sizeof cases / sizeof cases[0] };
