@@ -181,7 +181,7 @@ static void check_caches(const struct qep_attention_dims *d, const struct cache 
 }
 
 START_TEST(prefill_agrees_however_it_is_cut) {
-    static const int32_t lengths[] = {1, 63, 64, 65, 131, 200}, spans[] = {256, 64, 128};
+    static const int32_t lengths[] = {1, 63, 64, 65, 131}, spans[] = {256, 64, 128};
     struct qep_attention_dims d = dims_of(_i);
     struct rng rng = {(uint64_t)_i + 11};
     for (size_t l = 0; l < sizeof lengths / sizeof lengths[0]; l++) {
@@ -196,6 +196,8 @@ START_TEST(prefill_agrees_however_it_is_cut) {
         run_ref(&d, &in, &whole, 1, 0, &cache, want);
         for (int s = 0; s < 3; s++) {
             char what[64];
+            if (s > 0 && in.n <= spans[s]) /* the same call again */
+                continue;
             snprintf(what, sizeof what, "%d rows by %d", in.n, spans[s]);
             run_sequence(&d, &in, 0, spans[s], 1, &cache, s == 0 ? first : got);
             if (s == 0)
