@@ -117,7 +117,12 @@ START_TEST(matmul_takes_extreme_int8) {
         scales[i] = qep_f32_to_bf16(1.0f);
     for (int i = 0; i < COLS; i++)
         x[i] = i % 4 < 2 ? 127.0f : -127.0f;
-    struct qep_host_weight host = {QEP_WEIGHT_INT8, ROWS, COLS, 32, data, scales};
+    struct qep_host_weight host = {.type = QEP_WEIGHT_INT8,
+                                   .rows = ROWS,
+                                   .cols = COLS,
+                                   .group_size = 32,
+                                   .data = data,
+                                   .scales = scales};
     for (int v = 1; v < num_variants; v++) {
         struct qep_backend *be = variants[v].be;
         struct qep_weight *w = upload(be, &host);
