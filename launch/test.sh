@@ -100,7 +100,7 @@ export logs work jobs fuzz_seconds
 stage format 60
 stage shell 60
 stage gcc 300
-stage unit 400
+stage unit 900
 stage e2e 400
 stage emu 300
 stage no-mpi 300
