@@ -109,6 +109,10 @@ struct qep_row_candidates {
 enum { QEP_TOKEN_FLAGGED = -2 }; /* the candidates do not decide the draw: full rows are needed */
 
 struct qep_device_ops {
+    /* QEP_ERR_USAGE naming the limit that the model exceeds. */
+    enum qep_status (*check_dims)(struct qep_backend *be,
+                                  const struct qep_attention_dims *attention,
+                                  const struct qep_delta_dims *delta);
     /* gate_up, down: host [num]; borrowed. */
     enum qep_status (*expert_set_create)(struct qep_backend *be,
                                          const struct qep_weight *const *gate_up,

@@ -1,6 +1,8 @@
 /* The CUDA backend: its table, the choice of the device, and what is said when there is none. */
 #include "base/mem.h"
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/deltanet.h"
 #include "kernels/cuda/device_entries.h"
 
 #include <stdio.h>
@@ -11,7 +13,7 @@ enum { MIN_COMPUTE_CAPABILITY = 80 };
 
 static void cuda_destroy(struct qep_backend *base) {
     struct cuda_backend *be = cuda_backend_of(base);
-    if (cuda_enter(be) == QEP_OK && be->stream != NULL) {
+    if (be->stream != NULL && cuda_enter(be) == QEP_OK) {
         (void)cudaStreamSynchronize(be->stream);
         if (be->copy_stream != NULL) {
             (void)cudaStreamSynchronize(be->copy_stream);
@@ -53,6 +55,15 @@ static const struct qep_backend_ops cuda_ops = {
     .destroy = cuda_destroy,
 };
 
+static enum qep_status cuda_check_dims(struct qep_backend *be,
+                                       const struct qep_attention_dims *attention,
+                                       const struct qep_delta_dims *delta) {
+    (void)be;
+    if (attention->num_heads > 0)
+        QEP_TRY(cuda_attention_limits(attention));
+    return delta->num_value_heads > 0 ? cuda_delta_limits(delta) : QEP_OK;
+}
+
 static void *cuda_stream(struct qep_backend *be) {
     return cuda_backend_of(be)->stream;
 }
@@ -63,6 +74,7 @@ static void cuda_set_wait(struct qep_backend *be, enum qep_status (*fn)(void *ct
 }
 
 const struct qep_device_ops cuda_device_ops = {
+    .check_dims = cuda_check_dims,
     .expert_set_create = cuda_expert_set_create,
     .expert_set_destroy = cuda_expert_set_destroy,
     .routed = cuda_routed,

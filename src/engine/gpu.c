@@ -125,13 +125,16 @@ enum qep_status engine_connect_gpus(struct qep_engine *e) {
         return QEP_OK;
     QEP_TRY(count_sharers(e));
     struct qep_device_memory memory = device_memory(e);
+    qep_watchdog_rest(e->dog); /* joining has a deadline of its own */
     QEP_TRY(qep_device_comm_create(e->comm, &memory, transport, e->options.timeout_s, &e->dc));
+    qep_watchdog_stamp(e->dog, "connecting GPUs", -1, 0);
     if (e->comm->num_ranks > 1)
         QEP_TRY(warm_up(e));
     if (strcmp(e->dc->ops->name, "nccl") == 0) {
         e->be->device->set_wait(e->be, wait_for_transport, e->dc);
         e->facts.transport = "nccl";
     }
+    qep_watchdog_rest(e->dog); /* loading takes its time */
     if (e->comm->rank == 0 && e->comm->num_ranks > 1)
         qep_info("between GPUs: %s (%s)", e->dc->ops->name, e->dc->detail);
     return QEP_OK;

@@ -163,6 +163,8 @@ enum qep_status engine_start(struct qep_engine *e) {
     QEP_TRY(agree_isa(e, &isa));
     QEP_TRY(qep_comm_agree(e->comm, start_cpus(e)));
     QEP_TRY(qep_comm_agree(e->comm, start_backend(e, isa)));
+    QEP_TRY(qep_comm_agree(e->comm, qep_watchdog_create(e->comm, e->options.timeout_s, &e->dog)));
+    qep_watchdog_rest(e->dog); /* until the first step, but for what engine_connect_gpus sends */
     QEP_TRY(engine_connect_gpus(e));
     QEP_TRY(qep_comm_agree(e->comm, choose_attention(e)));
     QEP_TRY(compare_identities(e));
@@ -175,7 +177,6 @@ enum qep_status engine_start(struct qep_engine *e) {
     QEP_TRY(qep_comm_agree(e->comm, engine_choose_ctx(e)));
     QEP_TRY(qep_comm_agree(e->comm, engine_check_gpu_memory(e)));
     QEP_TRY(qep_comm_agree(e->comm, load_model(e)));
-    QEP_TRY(qep_comm_agree(e->comm, qep_watchdog_create(e->comm, e->options.timeout_s, &e->dog)));
     qep_model_set_watchdog(e->model, e->dog);
     return QEP_OK;
 }

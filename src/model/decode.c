@@ -543,7 +543,7 @@ enum qep_status qep_model_decode_take(struct qep_model *m, int32_t *tokens) {
     if (d == NULL || d->taken == d->issued)
         return qep_fail(QEP_ERR_BUG, "decode: no step is under way");
     int side = (int)(d->taken % UNDER_WAY);
-    QEP_TRY(DEV->event_wait(m->be, d->side[side].done));
+    QEP_TRY(model_name_step(m, DEV->event_wait(m->be, d->side[side].done)));
     d->taken++;
     for (int32_t i = 0; i < d->num_sequences; i++) {
         int32_t token = d->side[side].host[d->index[i]];
@@ -594,7 +594,7 @@ enum qep_status qep_model_decode(struct qep_model *m, const struct qep_plan *pla
     if (m->be->device == NULL)
         return qep_fail(QEP_ERR_BUG, "decode: the %s backend has no device table", OPS->name);
     if (plan->kind == QEP_PLAN_DECODE_STEP)
-        return step(m);
+        return model_name_step(m, step(m));
     QEP_TRY(settle(m));
     if (plan->kind == QEP_PLAN_DECODE_BEGIN)
         return begin(m, plan);

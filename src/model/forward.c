@@ -220,7 +220,15 @@ enum qep_status model_layer(struct qep_model *m, int32_t layer) {
     if (st == QEP_OK || m->be->device == NULL)
         return st;
     snprintf(text, sizeof text, "%s", qep_last_error());
-    return qep_fail(st, "%.900s (layer %d, step %ld)", text, layer, m->step);
+    return qep_fail(st, "%.900s (in layer %d)", text, layer);
+}
+
+enum qep_status model_name_step(const struct qep_model *m, enum qep_status st) {
+    char text[QEP_ERROR_MAX];
+    if (st == QEP_OK || m->be->device == NULL)
+        return st;
+    snprintf(text, sizeof text, "%s", qep_last_error());
+    return qep_fail(st, "%.900s (in step %ld)", text, m->step);
 }
 
 static enum qep_status run_phase(struct qep_model *m, const struct qep_plan *plan, int32_t decode,
@@ -241,7 +249,10 @@ static enum qep_status run_phase(struct qep_model *m, const struct qep_plan *pla
 enum qep_status qep_model_forward(struct qep_model *m, const struct qep_plan *plan,
                                   qep_logits_fn *on_logits, void *ctx) {
     m->step = (long)plan->step;
-    QEP_TRY(model_reset_slots(m, plan));
-    QEP_TRY(run_phase(m, plan, 1, on_logits, ctx));
-    return run_phase(m, plan, 0, on_logits, ctx);
+    enum qep_status st = model_reset_slots(m, plan);
+    if (st == QEP_OK)
+        st = run_phase(m, plan, 1, on_logits, ctx);
+    if (st == QEP_OK)
+        st = run_phase(m, plan, 0, on_logits, ctx);
+    return model_name_step(m, st);
 }

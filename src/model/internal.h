@@ -153,6 +153,9 @@ void model_device_destroy(struct qep_model *m);
 void model_device_ranges(const struct qep_model *m, const int32_t *rows_from,
                          struct qep_expert_range *ranges);
 
+/* Adds the step to a device's error. */
+enum qep_status model_name_step(const struct qep_model *m, enum qep_status st);
+
 /* Clears the states of spans that begin anew. */
 enum qep_status model_reset_slots(struct qep_model *m, const struct qep_plan *plan);
 

@@ -92,7 +92,10 @@ static enum qep_status create_sets(struct qep_model *m, struct model_device *d) 
 enum qep_status model_device_create(struct qep_model *m) {
     const struct qep_placement *pl = m->placement;
     size_t ranks = (size_t)pl->num_ranks;
-    if (m->be->device == NULL || m->config->num_experts == 0)
+    if (m->be->device == NULL)
+        return QEP_OK;
+    QEP_TRY(DEV->check_dims(m->be, &m->attention_dims, &m->delta_dims));
+    if (m->config->num_experts == 0)
         return QEP_OK;
     if (m->config->num_experts > QEP_DEVICE_MAX_EXPERTS ||
         m->config->num_experts_per_tok > QEP_DEVICE_MAX_TOP_K)

@@ -10,3 +10,8 @@ if(TARGET qwen-ep)
   qep_script_test(e2e help e2e/help.sh)
   qep_script_test(fault bad_input fault/bad_input.sh)
 endif()
+if(TARGET qwen-ep-emu)
+  add_test(NAME fault.gpu COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/fault/gpu.sh $<TARGET_FILE:qwen-ep-emu> $<TARGET_FILE:qwen-ep>
+           WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(fault.gpu PROPERTIES LABELS fault TIMEOUT 600)
+endif()
