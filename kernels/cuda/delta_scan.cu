@@ -98,8 +98,37 @@ __device__ __forceinline__ float4 delta_step(float4 (&S)[ROWS], const scan_room 
     return fma4(kq, delta, make_float4(decay * r.x, decay * r.y, decay * r.z, decay * r.w));
 }
 
-/* Grid: slices of 32 columns, value heads, spans. ROWS * 16 >= key_head_dim. */
-template <int ROWS>
+/* Four columns at p, of which `count` exist. ALIGNED: p is at 16 bytes and all four exist. */
+template <bool ALIGNED>
+__device__ __forceinline__ float4 load_columns(gptr<const float> p, int count) {
+    if constexpr (ALIGNED) {
+        return as_floats(load16(p));
+    } else {
+        float v[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            if (j < count)
+                v[j] = p[j];
+        return make_float4(v[0], v[1], v[2], v[3]);
+    }
+}
+
+template <bool ALIGNED>
+__device__ __forceinline__ void store_columns(gptr<float> p, float4 v, int count) {
+    if constexpr (ALIGNED) {
+        store16(p, as_bits(v));
+    } else {
+        const float values[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            if (j < count)
+                p[j] = values[j];
+    }
+}
+
+/* Grid: slices of 32 columns, value heads, spans. ROWS * 16 >= key_head_dim. ALIGNED: all head dims
+ * are multiples of 4. */
+template <int ROWS, bool ALIGNED>
 __global__ void __launch_bounds__(THREADS) delta_scan_kernel(cuda_delta_args args) {
     shared_arena arena;
     scan_room room;
@@ -113,7 +142,8 @@ __global__ void __launch_bounds__(THREADS) delta_scan_kernel(cuda_delta_args arg
     int key_dim = args.key_head_dim, value_dim = args.value_head_dim;
     int col = static_cast<int>(blockIdx.x) * COLS + static_cast<int>(threadIdx.x) % QUADS * 4;
     int key0 = static_cast<int>(threadIdx.x) / QUADS;
-    bool inside = col < value_dim;
+    int left = value_dim - col; /* columns from col on */
+    bool inside = left > 0;
     gptr<float> out(args.out);
     gptr<const float> qkv(args.qkv), a(args.a), b(args.b), A_log(args.A_log), bias(args.dt_bias);
     gptr<float> state(args.state);
@@ -126,7 +156,7 @@ __global__ void __launch_bounds__(THREADS) delta_scan_kernel(cuda_delta_args arg
     for (int i = 0; i < ROWS; i++) {
         S[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         if (inside && span.slot >= 0 && key0 + i * KEYS < key_dim)
-            S[i] = as_floats(load16(state + S_at + (key0 + i * KEYS) * value_dim));
+            S[i] = load_columns<ALIGNED>(state + S_at + (key0 + i * KEYS) * value_dim, left);
     }
     for (int r = 0; r < span.num_rows; r++) {
         size_t row = static_cast<size_t>(span.row0 + r);
@@ -136,8 +166,8 @@ __global__ void __launch_bounds__(THREADS) delta_scan_kernel(cuda_delta_args arg
             gptr<const float> x = qkv + row * delta_channels(args);
             load_row(room, args, x, key_head);
             if (inside)
-                v = as_floats(
-                    load16(x + 2 * args.num_key_heads * key_dim + head * value_dim + col));
+                v = load_columns<ALIGNED>(
+                    x + 2 * args.num_key_heads * key_dim + head * value_dim + col, left);
             float g = log_decay(a[row * heads + head], head_A, head_bias);
             float beta = qep_sigmoidf(b[row * heads + head]);
             __syncthreads();
@@ -145,12 +175,18 @@ __global__ void __launch_bounds__(THREADS) delta_scan_kernel(cuda_delta_args arg
             __syncthreads();
         }
         if (inside && key0 == 0)
-            store16(out + out_at, as_bits(o));
+            store_columns<ALIGNED>(out + out_at, o, left);
     }
 #pragma unroll
     for (int i = 0; i < ROWS; i++)
         if (inside && span.slot >= 0 && key0 + i * KEYS < key_dim)
-            store16(state + S_at + (key0 + i * KEYS) * value_dim, as_bits(S[i]));
+            store_columns<ALIGNED>(state + S_at + (key0 + i * KEYS) * value_dim, S[i], left);
+}
+
+template <bool ALIGNED> void (*kernel_for(int key_head_dim))(cuda_delta_args) {
+    return key_head_dim <= 4 * KEYS   ? delta_scan_kernel<4, ALIGNED>
+           : key_head_dim <= 8 * KEYS ? delta_scan_kernel<8, ALIGNED>
+                                      : delta_scan_kernel<16, ALIGNED>;
 }
 
 } // namespace
@@ -160,8 +196,8 @@ extern "C" cudaError_t cuda_launch_delta_scan(cudaStream_t stream,
     dim3 grid(static_cast<unsigned>((args->value_head_dim + COLS - 1) / COLS),
               static_cast<unsigned>(args->num_value_heads), static_cast<unsigned>(args->num_spans));
     size_t shared = 2 * CUDA_MAX_DELTA_DIM * sizeof(float) + WARPS * 2 * QUADS * sizeof(float4);
-    auto kernel = args->key_head_dim <= 4 * KEYS   ? delta_scan_kernel<4>
-                  : args->key_head_dim <= 8 * KEYS ? delta_scan_kernel<8>
-                                                   : delta_scan_kernel<16>;
+    bool aligned = args->key_head_dim % 4 == 0 && args->value_head_dim % 4 == 0;
+    auto kernel =
+        aligned ? kernel_for<true>(args->key_head_dim) : kernel_for<false>(args->key_head_dim);
     return launch(kernel, grid, dim3(THREADS), shared, stream, *args);
 }

@@ -7,10 +7,10 @@
 
 enum qep_status cuda_delta_limits(const struct qep_delta_dims *dims) {
     int32_t dk = dims->key_head_dim, dv = dims->value_head_dim;
-    if (dk > CUDA_MAX_DELTA_DIM || dv > CUDA_MAX_DELTA_DIM || dk % 4 != 0 || dv % 4 != 0)
+    if (dk > CUDA_MAX_DELTA_DIM || dv > CUDA_MAX_DELTA_DIM)
         return qep_fail(QEP_ERR_USAGE,
-                        "the cuda backend has linear attention for key and value head dims that "
-                        "are multiples of 4 up to %d, the model has %d and %d",
+                        "the cuda backend has linear attention for key and value head dims up to "
+                        "%d, the model has %d and %d",
                         (int)CUDA_MAX_DELTA_DIM, (int)dk, (int)dv);
     if (dims->conv_kernel_dim > CUDA_MAX_CONV)
         return qep_fail(QEP_ERR_USAGE,
@@ -80,10 +80,11 @@ enum qep_status cuda_delta(struct qep_backend *be, const struct qep_delta_dims *
                                    state};
     if (batch->num_rows == 0)
         return QEP_OK;
-    assert(dims->key_head_dim % 4 == 0 && dims->key_head_dim <= CUDA_MAX_DELTA_DIM);
-    assert(dims->value_head_dim % 4 == 0 && dims->value_head_dim <= CUDA_MAX_DELTA_DIM);
+    assert(dims->key_head_dim <= CUDA_MAX_DELTA_DIM);
+    assert(dims->value_head_dim <= CUDA_MAX_DELTA_DIM);
     assert(dims->num_value_heads % dims->num_key_heads == 0);
-    if (!batch->spans[0].decode && dims->key_head_dim <= CHUNKED_MAX_KEY_DIM)
+    bool aligned = dims->key_head_dim % 4 == 0 && dims->value_head_dim % 4 == 0;
+    if (!batch->spans[0].decode && aligned && dims->key_head_dim <= CHUNKED_MAX_KEY_DIM)
         return delta_in_chunks(cuda_backend_of(be), &args, batch);
     return cuda_check(cuda_launch_delta_scan(cuda_backend_of(be)->stream, &args), "delta");
 }

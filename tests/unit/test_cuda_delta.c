@@ -24,7 +24,7 @@ static void teardown(void) {
 static const struct qep_delta_dims dims_list[] = {
     {2, 4, 16, 16, 4, 1e-6f}, {1, 3, 8, 24, 4, 1e-6f},   {2, 2, 20, 4, 3, 1e-6f},
     {1, 1, 64, 40, 8, 1e-6f}, {1, 2, 128, 32, 4, 1e-6f}, {1, 1, 132, 36, 2, 1e-6f},
-    {1, 1, 256, 8, 1, 1e-6f}, {1, 2, 4, 68, 4, 1e-6f}};
+    {1, 1, 256, 8, 1, 1e-6f}, {1, 2, 4, 68, 4, 1e-6f},   {1, 2, 13, 7, 4, 1e-6f}};
 
 enum { NUM_DIMS = sizeof dims_list / sizeof dims_list[0] };
 
