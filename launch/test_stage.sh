@@ -92,7 +92,7 @@ stage_asan() {
     # Open MPI leaks, and its frames cannot be named: leaks are looked for in ranks without it only.
     export OMPI_MCA_mca_base_env_list=ASAN_OPTIONS=detect_leaks=0
     build asan -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-        -DQEP_SANITIZE=address,undefined && run_ctest asan --timeout 600
+        -DQEP_SANITIZE=address,undefined && run_ctest asan --label-exclude '^long$' --timeout 600
 }
 
 stage_tsan() {

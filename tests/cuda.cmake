@@ -68,6 +68,18 @@ if(QEP_HAVE_CUDA_EMU)
   qep_link_fake_nccl(test_cuda_model)
 endif()
 
+# Long over the emulator: not under the sanitizers, which run a part of them.
+foreach(name attention delta experts golden model sample)
+  if(TARGET test_cuda_${name} AND QEP_HAVE_CUDA_EMU)
+    set_tests_properties(unit.cuda_${name} PROPERTIES LABELS "unit;long" TIMEOUT 900)
+  endif()
+endforeach()
+if(QEP_HAVE_CUDA_EMU)
+  set_tests_properties(unit.cuda_model PROPERTIES ENVIRONMENT CK_RUN_CASE=more)
+  add_test(NAME unit.cuda_model_some COMMAND test_cuda_model WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(unit.cuda_model_some PROPERTIES LABELS unit ENVIRONMENT CK_RUN_CASE=some TIMEOUT 600)
+endif()
+
 # The whole program over the emulator: --backend cuda without a GPU. Likewise the benchmark of ops,
 # to see that it runs.
 if(QEP_HAVE_CUDA_EMU)

@@ -200,14 +200,18 @@ END_TEST
 
 int main(void) {
     Suite *suite = suite_create("cuda_model");
-    TCase *tc = tcase_create("cuda_model");
+    TCase *some = tcase_create("some"), *more = tcase_create("more"); /* CK_RUN_CASE */
     setenv("QEP_EMU_DEVICES", "4", 0);
-    tcase_set_timeout(tc, 900);
-    tcase_add_test(tc, greedy_tokens_are_the_references);
-    tcase_add_loop_test(tc, bits_do_not_depend_on_the_split, 0, 3);
-    tcase_add_loop_test(tc, draws_are_the_host_samplers, 0,
+    tcase_set_timeout(some, 900);
+    tcase_set_timeout(more, 900);
+    tcase_add_test(some, greedy_tokens_are_the_references);
+    tcase_add_loop_test(some, draws_are_the_host_samplers, 2, 3);
+    tcase_add_loop_test(more, bits_do_not_depend_on_the_split, 0, 3);
+    tcase_add_loop_test(more, draws_are_the_host_samplers, 0, 2);
+    tcase_add_loop_test(more, draws_are_the_host_samplers, 3,
                         (int)(sizeof settings / sizeof settings[0]));
-    suite_add_tcase(suite, tc);
+    suite_add_tcase(suite, some);
+    suite_add_tcase(suite, more);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
     int failed = srunner_ntests_failed(runner);
