@@ -14,7 +14,7 @@ enum qep_status engine_choose_backend(struct qep_engine *e) {
     bool all = false;
     e->facts.backend = strcmp(wanted, "auto") == 0 ? "cpu" : wanted;
     if (strcmp(wanted, "auto") == 0 && strcmp(e->options.activations, "int8") != 0 &&
-        strcmp(e->options.isa, "auto") == 0) {
+        strcmp(e->options.activations, "fp32") != 0 && strcmp(e->options.isa, "auto") == 0) {
         QEP_TRY(engine_agree_all(e->comm, qep_cuda_present(), &all));
         if (all)
             e->facts.backend = "cuda";

@@ -33,10 +33,9 @@ static enum qep_status check_options(struct qep_engine *e) {
         return qep_fail(QEP_ERR_USAGE,
                         "--activations %s: the reference backend computes in fp32 only",
                         o->activations);
-    if (cuda && act == QEP_ACTIVATIONS_INT8)
-        return qep_fail(QEP_ERR_USAGE,
-                        "--activations int8: the cuda backend takes bf16 activations (auto), or "
-                        "fp32 for bf16 weights");
+    if (cuda && act != QEP_ACTIVATIONS_AUTO && act != QEP_ACTIVATIONS_BF16)
+        return qep_fail(QEP_ERR_USAGE, "--activations %s: the cuda backend takes bf16 (auto)",
+                        o->activations);
     bool f32 = reference || act == QEP_ACTIVATIONS_FP32;
     e->activations = (enum qep_activations)act;
     e->kv_type = kv >= 0 ? (enum qep_kv_type)kv : f32 ? QEP_KV_F32 : QEP_KV_BF16;

@@ -54,7 +54,7 @@ bad "nccl without GPU" 69 'between GPUs' env QEP_EMU_DEVICES=0 "$exe" "${run[@]}
 QEP_EMU_DEVICES=0 timeout 60 "$exe" "${run[@]}" --backend auto >/dev/null 2>"$work/err" && passed=$((passed + 1)) ||
     { failed=$((failed + 1)) && echo "FAILED: auto without a GPU: $(head -1 "$work/err")"; }
 bad "int8 activations" 64 'activations int8' "$exe" "${run[@]}" --activations int8
-bad "fp32 activations on q4" 64 'activations fp32' "$exe" "${run[@]}" --activations fp32
+bad "fp32 activations" 64 'activations fp32' "$exe" "${run[@]}" --activations fp32
 
 # Too little memory is said before loading, with a number of ranks that would do.
 bad "little memory" 69 'too little GPU memory.*ranks on GPUs of their own' \
