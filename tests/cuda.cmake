@@ -58,7 +58,8 @@ foreach(target test_cuda_sample test_cuda_sample_gpu) # its oracle
 endforeach()
 
 # Whole models, over the fake NCCL too.
-foreach(target test_cuda_model test_cuda_model_gpu)
+foreach(target test_cuda_model test_cuda_model_gpu test_cuda_hazards test_cuda_hazards_gpu
+               test_cuda_batch test_cuda_batch_gpu)
   if(TARGET ${target})
     target_link_libraries(${target} PRIVATE qep_test_support)
   endif()
@@ -66,10 +67,11 @@ endforeach()
 if(QEP_HAVE_CUDA_EMU)
   include(cuda_emu/nccl.cmake)
   qep_link_fake_nccl(test_cuda_model)
+  qep_link_fake_nccl(test_cuda_batch)
 endif()
 
 # Long over the emulator: not under the sanitizers, which run a part of them.
-foreach(name attention delta experts golden model sample)
+foreach(name attention batch delta experts golden model sample)
   if(TARGET test_cuda_${name} AND QEP_HAVE_CUDA_EMU)
     set_tests_properties(unit.cuda_${name} PROPERTIES LABELS "unit;long" TIMEOUT 900)
   endif()
