@@ -103,6 +103,7 @@ stage gcc 300
 stage unit 900
 stage e2e 400
 stage emu 300
+stage defects 900
 stage no-mpi 300
 stage nvcc 900
 stage clang 300

@@ -57,6 +57,12 @@ stage_e2e() { run_ctest gcc --label-regex '^(e2e|fault)$' --label-exclude '^(uni
 # the benchmarks. The kernels' own tests are unit tests.
 stage_emu() { tests/gpu_suite.sh --emulator --build "$work/gcc" "$logs/gpu-suite"; }
 
+# The tests of the CUDA backend must see planted faults.
+stage_defects() {
+    need g++
+    tests/seeded_defects.sh --build "$work/gcc"
+}
+
 stage_no_mpi() {
     configure no-mpi -DCMAKE_BUILD_TYPE=Release -DQEP_MPI=OFF -DQEP_TESTS=OFF &&
         cmake --build "$work/no-mpi" --parallel "$jobs" -t qwen-ep || return 1
@@ -128,7 +134,7 @@ stage_fuzz() {
 
 case ${1:-} in
 fuzz_one) fuzz_one "$2" ;;
-format | shell | gcc | unit | e2e | emu | no-mpi | nvcc | clang | asan | tsan | fuzz) "stage_${1//-/_}" ;;
+format | shell | gcc | unit | e2e | emu | defects | no-mpi | nvcc | clang | asan | tsan | fuzz) "stage_${1//-/_}" ;;
 *)
     echo "usage: test_stage.sh NAME" >&2
     exit 64
