@@ -104,7 +104,7 @@ run_cases() {
     if grep -q '^not ok' "$log"; then
         kill "$pid" 2>/dev/null
         wait "$pid" 2>/dev/null
-        said=$(grep -m 1 '^cuda_emu: ' "$log.out") ||
+        said=$(grep -m 1 -E '^(cuda_emu|fake NCCL|rank [0-9]+ of [0-9]+): ' "$log.out") ||
             said=$(sed -n 's/^not ok [0-9]* - //p' "$log" | head -n 1)
         sed "s/ (launched at [^)]*)//; s# /[^ ]*/# #g; s#^/[^ ]*/##" <<<"$said"
         [[ $said != *"Received signal"* && $said != *"timeout expired"* ]] || return 2
