@@ -1,5 +1,6 @@
 /* RMSNorm, activation rows, residual adds, SwiGLU. Rows whose length is a multiple of 4 move in 16
- * bytes; which way is taken follows from the shape. */
+ * bytes; which way is taken follows from the shape. Rows are the grid's x, which has no limit that
+ * matters. */
 #include "kernels/cuda/elementwise.h"
 
 #include "kernels/cuda/warp.h"
@@ -11,6 +12,11 @@ enum { THREADS = 256 };
 
 __device__ __forceinline__ size_t global_thread() {
     return static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+/* Of the row blockIdx.x. */
+__device__ __forceinline__ int piece_of_row() {
+    return static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
 }
 
 dim3 blocks_for(size_t threads) {
@@ -67,21 +73,21 @@ __device__ __forceinline__ float4 four_or_zero(gptr<const float> row, int c, int
 
 __global__ void __launch_bounds__(THREADS)
     act_f32_kernel(gptr<uint8_t> out, size_t row_stride, gptr<const float> x, int cols) {
-    int piece = static_cast<int>(global_thread());
-    gptr<const float> row = x + static_cast<size_t>(blockIdx.y) * static_cast<size_t>(cols);
+    int piece = piece_of_row();
+    gptr<const float> row = x + static_cast<size_t>(blockIdx.x) * static_cast<size_t>(cols);
     if (4 * piece < cols)
-        store16(out + blockIdx.y * row_stride + 16 * static_cast<size_t>(piece),
+        store16(out + blockIdx.x * row_stride + 16 * static_cast<size_t>(piece),
                 as_bits(four_or_zero(row, 4 * piece, cols)));
 }
 
 __global__ void __launch_bounds__(THREADS)
     act_bf16_kernel(gptr<uint8_t> out, size_t row_stride, gptr<const float> x, int cols) {
-    int piece = static_cast<int>(global_thread());
-    gptr<const float> row = x + static_cast<size_t>(blockIdx.y) * static_cast<size_t>(cols);
+    int piece = piece_of_row();
+    gptr<const float> row = x + static_cast<size_t>(blockIdx.x) * static_cast<size_t>(cols);
     if (8 * piece >= cols)
         return;
     float4 a = four_or_zero(row, 8 * piece, cols), b = four_or_zero(row, 8 * piece + 4, cols);
-    store16(out + blockIdx.y * row_stride + 16 * static_cast<size_t>(piece),
+    store16(out + blockIdx.x * row_stride + 16 * static_cast<size_t>(piece),
             make_uint4(pack_bf16x2(a.x, a.y), pack_bf16x2(a.z, a.w), pack_bf16x2(b.x, b.y),
                        pack_bf16x2(b.z, b.w)));
 }
@@ -96,16 +102,15 @@ __device__ __forceinline__ int8_t quantised(float x, float scale) {
 __global__ void __launch_bounds__(THREADS)
     act_int8_kernel(gptr<uint8_t> out, size_t row_stride, gptr<const float> x, int cols) {
     int groups = (cols + QEP_ACT_GROUP - 1) / QEP_ACT_GROUP;
-    int group = static_cast<int>(global_thread()) / WARP,
-        lane = static_cast<int>(threadIdx.x) % WARP;
-    size_t row = blockIdx.y * row_stride, end = row + static_cast<size_t>(groups) * 36;
+    int group = piece_of_row() / WARP, lane = static_cast<int>(threadIdx.x) % WARP;
+    size_t row = blockIdx.x * row_stride, end = row + static_cast<size_t>(groups) * 36;
     if (group == groups) { /* padding of the row */
         if (lane < (16 - groups * 36 % 16) % 16)
             out[end + lane] = 0;
     }
     if (group >= groups)
         return;
-    float v = at_or_zero(x + static_cast<size_t>(blockIdx.y) * static_cast<size_t>(cols),
+    float v = at_or_zero(x + static_cast<size_t>(blockIdx.x) * static_cast<size_t>(cols),
                          group * QEP_ACT_GROUP + lane, cols);
     float scale = warp_max(fabsf(v)) / 127.0f;
     out[row + group * QEP_ACT_GROUP + lane] = static_cast<uint8_t>(quantised(v, scale));
@@ -131,11 +136,11 @@ __global__ void __launch_bounds__(THREADS)
 
 __global__ void __launch_bounds__(THREADS)
     gated_add_kernel(gptr<float> y, gptr<const float> x, gptr<const float> gate, int cols) {
-    int c = static_cast<int>(global_thread());
+    int c = piece_of_row();
     if (c >= cols)
         return;
-    size_t i = static_cast<size_t>(blockIdx.y) * static_cast<size_t>(cols) + c;
-    float factor = qep_sigmoidf(gate[blockIdx.y]), a = y[i], b = x[i];
+    size_t i = static_cast<size_t>(blockIdx.x) * static_cast<size_t>(cols) + c;
+    float factor = qep_sigmoidf(gate[blockIdx.x]), a = y[i], b = x[i];
     y[i] = a + factor * b;
 }
 
@@ -159,9 +164,7 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 dim3 row_grid(int32_t pieces, int32_t n) {
-    dim3 grid = blocks_for(static_cast<size_t>(pieces));
-    grid.y = static_cast<unsigned>(n);
-    return grid;
+    return dim3(static_cast<unsigned>(n), blocks_for(static_cast<size_t>(pieces)).x);
 }
 
 } // namespace

@@ -128,6 +128,36 @@ START_TEST(element_wise_ops_are_exact) {
 }
 END_TEST
 
+/* More rows than a grid has y. */
+START_TEST(rows_may_be_many) {
+    enum { N = 65537, COLS = 4 };
+    struct rng rng = {160};
+    size_t bytes = (size_t)N * COLS * 4;
+    float *x = random_floats(&rng, (size_t)N * COLS, 4.0f), *gate = random_floats(&rng, N, 3.0f);
+    char *want = must_alloc(bytes), *got = must_alloc(bytes);
+    float *dev_x = dev_put(cuda, x, bytes), *dev_gate = dev_put(cuda, gate, (size_t)N * 4);
+    float *dev_out = dev_put(cuda, x, bytes);
+    size_t stride = qep_act_row_bytes(QEP_ACT_BF16, COLS);
+    ok(ref->ops->act_convert(ref, want, stride, QEP_ACT_BF16, x, N, COLS));
+    ok(cuda->ops->act_convert(cuda, dev_out, stride, QEP_ACT_BF16, dev_x, N, COLS));
+    dev_get(cuda, got, dev_out, (size_t)N * stride);
+    for (size_t row = 0; row < N; row++)
+        assert_same_bits(got + row * stride, want + row * stride, 2 * COLS, "act_convert");
+    memcpy(want, x, bytes);
+    run_element_wise(ref, 1, (float *)(void *)want, x, gate, N, COLS);
+    ok(cuda->ops->upload(cuda, dev_out, x, bytes));
+    run_element_wise(cuda, 1, dev_out, dev_x, dev_gate, N, COLS);
+    dev_take(cuda, got, dev_out, bytes);
+    assert_same_bits(got, want, bytes, "gated_add");
+    cuda->ops->free(cuda, dev_x);
+    cuda->ops->free(cuda, dev_gate);
+    free(x);
+    free(gate);
+    free(want);
+    free(got);
+}
+END_TEST
+
 START_TEST(delta_norm_agrees) {
     struct rng rng = {(uint64_t)_i + 120};
     int32_t n = row_shapes[_i][0], width = row_shapes[_i][1] % 300, heads = 3;
@@ -243,6 +273,7 @@ int main(void) {
     tcase_add_loop_test(tc, rms_norm_agrees, 0, NUM_ROW_SHAPES);
     tcase_add_loop_test(tc, activation_rows_are_exact, 0, NUM_ROW_SHAPES);
     tcase_add_loop_test(tc, element_wise_ops_are_exact, 0, NUM_ROW_SHAPES);
+    tcase_add_test(tc, rows_may_be_many);
     tcase_add_loop_test(tc, delta_norm_agrees, 0, NUM_ROW_SHAPES);
     tcase_add_loop_test(tc, router_is_exact, 0, NUM_ROUTER_SHAPES);
     tcase_add_test(tc, router_stays_in_range_on_nan);
