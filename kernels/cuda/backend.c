@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MIN_COMPUTE_CAPABILITY = 80 };
+/* Compute capability 8.0 has that much shared memory, 8.6 and 8.9 have not. */
+enum { MIN_COMPUTE_CAPABILITY = 80, MIN_SHARED_BYTES = 163 << 10 };
 
 static void cuda_destroy(struct qep_backend *base) {
     struct cuda_backend *be = cuda_backend_of(base);
@@ -141,6 +142,11 @@ static enum qep_status open_device(struct cuda_backend *be, int device, int loca
         return qep_fail(QEP_ERR_UNAVAILABLE,
                         "cuda: %s has compute capability %d.%d, at least 8.0 is needed", prop.name,
                         prop.major, prop.minor);
+    if (prop.sharedMemPerBlockOptin < MIN_SHARED_BYTES)
+        return qep_fail(QEP_ERR_UNAVAILABLE,
+                        "cuda: %s has %zu KB of shared memory for a thread block, at least %d are "
+                        "needed",
+                        prop.name, prop.sharedMemPerBlockOptin >> 10, (int)MIN_SHARED_BYTES >> 10);
 #ifdef QEP_CUDA_EMU
     snprintf(be->isa, sizeof be->isa, "emulator");
 #else
