@@ -253,6 +253,8 @@ enum qep_status cuda_download(struct qep_backend *base, void *host, const void *
         return QEP_OK;
     QEP_TRY(refuse_capture(be, "download"));
     QEP_TRY(cuda_enter(be));
+    if (be->wait != NULL) /* a copy to pageable memory blocks until the ops before it are done */
+        QEP_TRY(be->wait(be->wait_ctx));
     QEP_TRY(cuda_check(cudaMemcpyAsync(host, dev, bytes, cudaMemcpyDeviceToHost, be->stream),
                        "download"));
     return cuda_sync(base);
@@ -274,7 +276,10 @@ enum qep_status cuda_copy(struct qep_backend *base, void *dst, const void *src, 
 enum qep_status cuda_query(struct qep_backend *base, bool *idle) {
     cudaError_t error = cudaStreamQuery(cuda_backend_of(base)->stream);
     *idle = error == cudaSuccess;
-    return error == cudaErrorNotReady ? QEP_OK : cuda_check(error, "stream");
+    if (error != cudaErrorNotReady)
+        return cuda_check(error, "stream");
+    (void)cudaGetLastError(); /* not an error by the manual; a launch must not find it */
+    return QEP_OK;
 }
 
 enum qep_status cuda_sync(struct qep_backend *base) {
