@@ -5,8 +5,9 @@
 #include <assert.h>
 #include <stdlib.h>
 
-/* Size classes: eight steps to each power of two, from 256 bytes on. */
-enum { NUM_CLASSES = 8 * 40, NO_CLASS = -1 };
+/* Size classes: this many steps to each power of two, from 256 bytes on. A block is at most 1 / 32
+ * larger than asked for, as what fits is counted in bytes asked for. */
+enum { CLASS_STEPS = 32, NUM_CLASSES = CLASS_STEPS * 40, NO_CLASS = -1 };
 
 struct entry {
     uintptr_t at; /* 0: never used, 1: deleted */
@@ -43,11 +44,12 @@ static int size_class(size_t bytes, size_t *class_bytes) {
         base *= 2;
         power++;
     }
-    /* Steps of base / 8, but not below the alignment. */
-    size_t step = base / 8 < CUDA_POOL_ALIGN ? CUDA_POOL_ALIGN : base / 8;
+    /* Not below the alignment. */
+    size_t step =
+        base / CLASS_STEPS < CUDA_POOL_ALIGN ? (size_t)CUDA_POOL_ALIGN : base / CLASS_STEPS;
     *class_bytes = bytes <= base ? base : base + round_up(bytes - base, step);
-    int part = (int)((*class_bytes - base) * 8 / base);
-    return power * 8 + part;
+    int part = (int)((*class_bytes - base) * CLASS_STEPS / base);
+    return power * CLASS_STEPS + part;
 }
 
 static size_t slot_of(const struct cuda_pool *pool, uintptr_t at) {
@@ -148,6 +150,19 @@ static enum qep_status new_slab(struct cuda_pool *pool) {
     return QEP_OK;
 }
 
+/* What is left of the slab, as blocks of powers of two, which is what matrices mostly are. */
+static enum qep_status keep_rest(struct cuda_pool *pool) {
+    while (pool->slab_left >= CUDA_POOL_ALIGN) {
+        size_t piece = CUDA_POOL_ALIGN, class_bytes;
+        while (piece * 2 <= pool->slab_left)
+            piece *= 2;
+        QEP_TRY(push(&pool->free_blocks[size_class(piece, &class_bytes)], pool->slab));
+        pool->slab += piece;
+        pool->slab_left -= piece;
+    }
+    return QEP_OK;
+}
+
 /* A block of a class: a returned one, else the next piece of the slab. */
 static enum qep_status from_slab(struct cuda_pool *pool, size_t bytes, void **out) {
     size_t class_bytes;
@@ -157,8 +172,10 @@ static enum qep_status from_slab(struct cuda_pool *pool, size_t bytes, void **ou
     if (stack->num > 0) {
         *out = stack->blocks[--stack->num];
     } else {
-        if (pool->slab_left < class_bytes)
+        if (pool->slab_left < class_bytes) {
+            QEP_TRY(keep_rest(pool));
             QEP_TRY(new_slab(pool));
+        }
         *out = pool->slab;
         pool->slab += class_bytes;
         pool->slab_left -= class_bytes;

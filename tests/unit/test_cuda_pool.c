@@ -86,6 +86,31 @@ START_TEST(equal_sizes_are_reused) {
 }
 END_TEST
 
+START_TEST(little_is_lost) {
+    enum { KIB = 1024, SLAB = 1024 * KIB };
+    size_t left = (size_t)1 << 30;
+    struct cuda_pool *pool;
+    void *block;
+    ck_assert_int_eq(
+        cuda_pool_create(SLAB, (struct cuda_pool_source){source_alloc, source_free, &left}, &pool),
+        QEP_OK);
+    for (int i = 0; i < 3; i++)
+        ck_assert_int_eq(cuda_pool_alloc(pool, 256 * KIB, &block), QEP_OK);
+    ck_assert_int_eq(cuda_pool_alloc(pool, 16 * KIB, &block), QEP_OK);
+    ck_assert_int_eq(cuda_pool_alloc(pool, 256 * KIB, &block), QEP_OK); /* a slab of its own */
+    ck_assert_uint_eq(cuda_pool_held(pool), 2 * SLAB);
+    for (int i = 0; i < 3; i++) /* 240 KiB were left, 768 are */
+        ck_assert_int_eq(cuda_pool_alloc(pool, 256 * KIB, &block), QEP_OK);
+    for (int kib = 128; kib >= 16; kib /= 2)
+        ck_assert_int_eq(cuda_pool_alloc(pool, (size_t)kib * KIB, &block), QEP_OK);
+    ck_assert_uint_eq(cuda_pool_held(pool), 2 * SLAB);
+    for (int i = 0; i < 15; i++) /* int8 KV blocks: 65 KiB */
+        ck_assert_int_eq(cuda_pool_alloc(pool, 65 * KIB, &block), QEP_OK);
+    ck_assert_uint_eq(cuda_pool_held(pool), 3 * SLAB);
+    cuda_pool_destroy(pool);
+}
+END_TEST
+
 START_TEST(exhaustion_is_reported_and_survived) {
     size_t left = 1 << 20;
     struct cuda_pool *pool;
@@ -107,6 +132,7 @@ int main(void) {
     TCase *tc = tcase_create("cuda_pool");
     tcase_add_test(tc, blocks_keep_to_themselves);
     tcase_add_test(tc, equal_sizes_are_reused);
+    tcase_add_test(tc, little_is_lost);
     tcase_add_test(tc, exhaustion_is_reported_and_survived);
     tcase_set_timeout(tc, 60);
     suite_add_tcase(suite, tc);
