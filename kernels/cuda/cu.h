@@ -158,14 +158,35 @@ __device__ __forceinline__ uint32_t add_bf16x2(uint32_t a, uint32_t b) {
     return *reinterpret_cast<uint32_t *>(&v);
 }
 
+/* Raises the kernel's limit on dynamic shared memory to all that the device has, so that threads
+ * with launches of different sizes do not lower each other's; once per thread, device and kernel,
+ * as the call takes as long as a launch. */
+static inline cudaError_t raise_shared_limit(const void *kernel) {
+    struct raised {
+        const void *kernel;
+        int device;
+    };
+    static thread_local raised table[64];
+    int device = 0, most = 0;
+    cudaError_t e = cudaGetDevice(&device);
+    raised &known = table[(reinterpret_cast<uintptr_t>(kernel) >> 4) % 64];
+    if (e != cudaSuccess || (known.kernel == kernel && known.device == device))
+        return e;
+    e = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (e == cudaSuccess)
+        e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+    if (e == cudaSuccess)
+        known = {kernel, device};
+    return e;
+}
+
 /* kernel<<<grid, block, shared, stream>>>(args...), with the limit on dynamic shared memory raised
  * where it is needed. */
 template <class... Params, class... Args>
 static inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared,
                                  cudaStream_t stream, Args... args) {
     if (shared > 48 * 1024) {
-        cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                             static_cast<int>(shared));
+        cudaError_t e = raise_shared_limit(reinterpret_cast<const void *>(kernel));
         if (e != cudaSuccess)
             return e;
     }
