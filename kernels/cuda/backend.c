@@ -122,9 +122,22 @@ static enum qep_status count_devices(int *count) {
     return cuda_check(error, "cudaGetDeviceCount");
 }
 
+/* Whether open_device would take it; without a context. */
+static bool suits(int device) {
+    int major = 0, shared = 0;
+    return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
+               cudaSuccess &&
+           cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) ==
+               cudaSuccess &&
+           10 * major >= MIN_COMPUTE_CAPABILITY && shared >= MIN_SHARED_BYTES;
+}
+
 bool qep_cuda_present(void) {
     int count = 0;
-    return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
+    bool all = cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
+    for (int i = 0; all && i < count; i++)
+        all = suits(i);
+    return all;
 }
 
 static enum qep_status open_device(struct cuda_backend *be, int device, int local_rank) {
