@@ -8,8 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A stream is waited for once a step: lateness costs more than looking often. */
-enum { MAX_STREAM_SLEEP_US = 50 };
+/* A stream is waited for once a step, in prefill once a layer: lateness costs more than looking
+ * often. */
+enum { MAX_STREAM_SLEEP_US = 10 };
 
 void qep_device_comm_destroy(struct qep_device_comm *dc) {
     if (dc != NULL)
