@@ -20,7 +20,7 @@ int sm_count() {
     return static_cast<int>(number_from("QEP_EMU_SMS", 4));
 }
 
-enum : int { shared_default = 48 * 1024, shared_optin = 227 * 1024, shared_per_sm = 228 * 1024 };
+enum : int { shared_default = 48 * 1024, shared_per_sm = 228 * 1024 };
 
 } // namespace
 
@@ -28,6 +28,11 @@ int device_count() {
     static const char *const text = getenv("QEP_EMU_DEVICES");
     static const int n = text ? static_cast<int>(strtol(text, nullptr, 0)) : 1; /* 0: none */
     return n;
+}
+
+int shared_optin() {
+    static const int bytes = static_cast<int>(number_from("QEP_EMU_SHARED", 227 * 1024));
+    return bytes;
 }
 
 size_t device_bytes() {
@@ -174,7 +179,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int id) {
     prop->uuid.bytes[15] = static_cast<char>(id);
     prop->totalGlobalMem = device_bytes();
     prop->sharedMemPerBlock = shared_default;
-    prop->sharedMemPerBlockOptin = shared_optin;
+    prop->sharedMemPerBlockOptin = static_cast<size_t>(shared_optin());
     prop->sharedMemPerMultiprocessor = shared_per_sm;
     prop->regsPerBlock = 65536;
     prop->warpSize = 32;
@@ -222,7 +227,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attr, int id)
         *value = shared_per_sm;
         break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-        *value = shared_optin;
+        *value = shared_optin();
         break;
     default:
         return noted(cudaErrorInvalidValue);
@@ -241,7 +246,8 @@ cudaError_t cudaRuntimeGetVersion(int *version) {
 }
 
 cudaError_t cudaFuncSetAttribute(const void *, enum cudaFuncAttribute attr, int value) {
-    if (attr == cudaFuncAttributeMaxDynamicSharedMemorySize && (value < 0 || value > shared_optin))
+    if (attr == cudaFuncAttributeMaxDynamicSharedMemorySize &&
+        (value < 0 || value > shared_optin()))
         return noted(cudaErrorInvalidValue);
     return cudaSuccess;
 }

@@ -52,6 +52,7 @@ struct device {
 
 /* device.cpp */
 int device_count();
+int shared_optin(); /* most bytes of shared memory of a block */
 size_t device_bytes();
 device &device_at(int id);
 device &current();

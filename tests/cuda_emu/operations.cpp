@@ -165,7 +165,7 @@ cudaError_t enqueue_kernel(std::function<void()> body, const char *text, site at
     op->device = current_id();
     if (!valid_shape(grid, block))
         return noted(cudaErrorInvalidConfiguration);
-    if (shared > 227 * 1024)
+    if (shared > static_cast<size_t>(shared_optin()))
         return noted(cudaErrorInvalidValue);
     return enqueue(stream, op);
 }

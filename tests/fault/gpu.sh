@@ -53,6 +53,10 @@ bad "no GPU" 69 'no GPU found' env QEP_EMU_DEVICES=0 "$exe" "${run[@]}"
 bad "nccl without GPU" 69 'between GPUs' env QEP_EMU_DEVICES=0 "$exe" "${run[@]}" --backend auto --transport nccl
 QEP_EMU_DEVICES=0 timeout 60 "$exe" "${run[@]}" --backend auto >/dev/null 2>"$work/err" && passed=$((passed + 1)) ||
     { failed=$((failed + 1)) && echo "FAILED: auto without a GPU: $(head -1 "$work/err")"; }
+# Compute capability 8.6 and 8.9.
+bad "little shared memory" 69 '99 KB of shared memory.*163' env QEP_EMU_SHARED=101376 "$exe" "${run[@]}"
+QEP_EMU_SHARED=101376 timeout 60 "$exe" "${run[@]}" --backend auto >/dev/null 2>"$work/err" && passed=$((passed + 1)) ||
+    { failed=$((failed + 1)) && echo "FAILED: auto with little shared memory: $(head -1 "$work/err")"; }
 bad "int8 activations" 64 'activations int8' "$exe" "${run[@]}" --activations int8
 bad "fp32 activations" 64 'activations fp32' "$exe" "${run[@]}" --activations fp32
 
