@@ -74,13 +74,20 @@ void collective(const char *name, uint32_t mask, bool aligned, site at, void *pa
     if (aligned && w.exists != full_mask)
         fail("%s in a warp of fewer than 32 threads", name);
     uint32_t lanes = mask & w.exists;
+    if (!w.in_op) {
+        w.leader = t.op;
+        w.alike = 0;
+    }
+    if (name == w.leader.name && mask == w.leader.mask && at.line == w.leader.at.line)
+        w.alike |= bit(t.lane);
     w.in_op |= bit(t.lane);
-    if (!all_in(w, lanes, t.op)) {
+    if ((w.alike & lanes) != lanes && !all_in(w, lanes, t.op)) {
         sleep_now(t);
         return;
     }
     complete(w, lanes);
     w.in_op &= ~lanes;
+    w.alike &= ~lanes;
     wake(w, lanes);
 }
 
@@ -140,7 +147,11 @@ void may_yield() {
 }
 
 void leave() {
-    m.self->stack.leave();
+    fiber &from = m.self->stack;
+    if (thread *next = next_of_turn())
+        from.pass_to(next->stack);
+    else
+        from.leave();
 }
 
 void thread_exit() {

@@ -5,6 +5,15 @@
 #include <cstdlib>
 #include <sys/mman.h>
 
+/* What gcc defines, clang says in another way. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
+#define __SANITIZE_ADDRESS__ 1
+#endif
+#if __has_feature(thread_sanitizer) && !defined(__SANITIZE_THREAD__)
+#define __SANITIZE_THREAD__ 1
+#endif
+#endif
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -53,6 +62,14 @@ constexpr std::size_t guard_bytes = 4096;
 /* Set before each switch to a fiber: its first instructions have no other way to find it. */
 fiber *entering;
 
+/* The scheduler's own stack while fibers run. */
+struct {
+    void *sp, *fake, *tsan;
+    const void *bottom;
+    std::size_t size;
+    bool left_now; /* the newest switch was one from it */
+} scheduler;
+
 std::size_t next_colour() {
     /* Stacks that all begin at the same offset of a page would share a handful of cache sets. */
     static std::size_t n = 0;
@@ -95,42 +112,65 @@ void fiber::start(void (*entry)()) {
     sp_ = frame;
 }
 
-void fiber::enter() {
+/* `fake` keeps what ASan needs to come back to the stack that is left. Inlined: TSan's record of
+ * calls is the new stack's when this is over. */
+__attribute__((always_inline)) inline void fiber::announce(void **fake) {
+    (void)fake;
     entering = this;
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(&scheduler_fake_, map_ + guard_bytes, stack_bytes - guard_bytes);
+    __sanitizer_start_switch_fiber(fake, map_ + guard_bytes, stack_bytes - guard_bytes);
 #endif
 #if defined(__SANITIZE_THREAD__)
-    tsan_scheduler_ = __tsan_get_current_fiber();
     __tsan_switch_to_fiber(tsan_, 0);
 #endif
-    emu_switch(&scheduler_sp_, sp_);
+}
+
+void fiber::announced() {
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(scheduler_fake_, nullptr, nullptr);
+    const void *bottom;
+    std::size_t size;
+    __sanitizer_finish_switch_fiber(fake_, &bottom, &size);
+    if (scheduler.left_now) {
+        scheduler.bottom = bottom;
+        scheduler.size = size;
+    }
 #endif
+}
+
+void fiber::enter() {
+    scheduler.left_now = true;
+#if defined(__SANITIZE_THREAD__)
+    scheduler.tsan = __tsan_get_current_fiber();
+#endif
+    announce(&scheduler.fake);
+    emu_switch(&scheduler.sp, sp_);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(scheduler.fake, nullptr, nullptr);
+#endif
+}
+
+void fiber::pass_to(fiber &next) {
+    scheduler.left_now = false;
+    next.announce(&fake_);
+    emu_switch(&sp_, next.sp_);
+    announced();
 }
 
 void fiber::leave(bool last) {
     (void)last;
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(last ? nullptr : &fake_, scheduler_bottom_, scheduler_size_);
+    __sanitizer_start_switch_fiber(last ? nullptr : &fake_, scheduler.bottom, scheduler.size);
 #endif
 #if defined(__SANITIZE_THREAD__)
-    __tsan_switch_to_fiber(tsan_scheduler_, 0);
+    __tsan_switch_to_fiber(scheduler.tsan, 0);
 #endif
-    emu_switch(&sp_, scheduler_sp_);
-    arrived();
-}
-
-void fiber::arrived() {
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(fake_, &scheduler_bottom_, &scheduler_size_);
-#endif
+    emu_switch(&sp_, scheduler.sp);
+    announced();
 }
 
 void fiber::trampoline() {
     fiber *self = entering;
-    self->arrived();
+    self->announced();
     self->entry_();
     abort();
 }

@@ -66,6 +66,8 @@ void note_atomic();
 
 /* launch.cpp uses these of block.cpp */
 void thread_exit();
+/* The next lane to run (it is `self` now), or NULL: the scheduler shall choose. */
+thread *next_of_turn();
 void leave();
 /* Reports why no thread of this block can go on. */
 void dead_block(const block &b);

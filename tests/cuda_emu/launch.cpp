@@ -16,7 +16,7 @@ thread_local bool inside_kernel;
 
 namespace {
 
-enum : uint32_t { resident_blocks = 12, resident_threads = 1536, max_blocks = 1u << 22 };
+enum : uint32_t { resident_blocks = 12, resident_threads = 640, max_blocks = 1u << 22 };
 /* A loop around an atomic that waits for a block that is not resident would never end. */
 enum : uint32_t { endless_atomics = 20000000 };
 
@@ -136,23 +136,19 @@ class admission {
     std::vector<uint32_t> rest_;
 };
 
-void run_lane(block &b, thread &t) {
-    m.self = &t;
-    m.here = &b;
-    threadIdx = t.index;
-    blockIdx = b.index;
-    t.stack.enter();
+/* A warp's turn: every runnable lane once, from a random one on with a random odd stride. */
+struct {
+    warp *of;
+    uint32_t lane, stride, left;
+} turn;
+
+void run_warp(warp &w) {
+    uint32_t bits = static_cast<uint32_t>(random_bits() >> 40);
+    turn = {&w, bits & 31, (bits >> 5 & 31) | 1, warp_size};
+    while (thread *t = failed ? nullptr : next_of_turn())
+        t->stack.enter();
     m.self = nullptr;
     m.here = nullptr;
-}
-
-/* Every runnable lane once, from a random one on with a random odd stride. */
-void run_warp(block &b, warp &w) {
-    uint32_t bits = static_cast<uint32_t>(random_bits() >> 40);
-    uint32_t lane = bits & 31, stride = (bits >> 5 & 31) | 1;
-    for (uint32_t i = 0; i < warp_size && !failed; i++, lane = (lane + stride) & 31)
-        if (w.runnable >> lane & 1)
-            run_lane(b, *w.lanes[lane]);
 }
 
 /* A random runnable warp, for a while: staying with one keeps its stacks in the cache. */
@@ -163,7 +159,7 @@ void run_slice(block &b) {
         warps &= warps - 1;
     warp &w = b.warps[static_cast<size_t>(__builtin_ctz(warps))];
     do
-        run_warp(b, w);
+        run_warp(w);
     while (!failed && w.runnable && (random_bits() >> 32 & 15));
 }
 
@@ -201,6 +197,24 @@ void run_blocks(admission &waiting, uint32_t limit) {
 }
 
 } // namespace
+
+thread *next_of_turn() {
+    warp &w = *turn.of;
+    while (turn.left) {
+        turn.left--;
+        uint32_t lane = turn.lane;
+        turn.lane = (lane + turn.stride) & 31;
+        if (w.runnable >> lane & 1) {
+            thread *t = w.lanes[lane];
+            m.self = t;
+            m.here = w.in;
+            threadIdx = t->index;
+            blockIdx = w.in->index;
+            return t;
+        }
+    }
+    return nullptr;
+}
 
 void forget_block_cells() {
     for (block *b : block_pool) {

@@ -38,6 +38,7 @@ struct cell {
     uint32_t many_warps : 1; /* readers of several warps of that block */
     uint32_t many_blocks : 1;
     uint32_t split : 1;  /* bytes differ: they have cells of their own */
+    uint32_t joined : 1; /* a chunk's first word: stands for all four, theirs are out of date */
     uint32_t atomic : 1; /* the last write was one */
 };
 
@@ -94,6 +95,8 @@ struct thread {
 };
 
 struct warp {
+    warp_op leader;     /* what most lanes in an operation are in */
+    uint32_t alike = 0; /* those */
     block *in = nullptr;
     thread **lanes = nullptr;
     uint32_t exists = 0, runnable = 0, in_op = 0, at_barrier = 0;

@@ -39,51 +39,80 @@ const fragments &fragments_of(const warp &w, uint32_t lane) {
     return *static_cast<const fragments *>(w.lanes[lane]->op.payload);
 }
 
+/* A row of b or d, in vectors that every x86-64 has. */
+typedef double two __attribute__((vector_size(16)));
+struct eight {
+    two v[4];
+    void set(uint32_t i, double x) {
+        v[i / 2][i % 2] = x;
+    }
+};
+
+template <int K> eight row_times(const double (&a)[K], const eight (&b)[K]) {
+    two s0 = {}, s1 = {}, s2 = {}, s3 = {}; /* an array would live in memory */
+    for (uint32_t k = 0; k < K; k++) {
+        two x = {a[k], a[k]};
+        s0 += x * b[k].v[0];
+        s1 += x * b[k].v[1];
+        s2 += x * b[k].v[2];
+        s3 += x * b[k].v[3];
+    }
+    return {{s0, s1, s2, s3}};
+}
+
 /* d += a b; products are exact in double, the sum is rounded to f32 once. (The hardware's order
  * and rounding of the sum are its own.) */
-template <int K> void multiply(const warp &w, const float (&a)[16][K], const float (&b)[K][8]) {
+template <int K> void multiply(const warp &w, const double (&a)[16][K], const eight (&b)[K]) {
     for (uint32_t row = 0; row < 16; row++) {
-        double sum[8] = {};
-        for (uint32_t k = 0; k < K; k++)
-            for (uint32_t n = 0; n < 8; n++)
-                sum[n] += static_cast<double>(a[row][k]) * static_cast<double>(b[k][n]);
-        for (uint32_t n = 0; n < 8; n++) {
-            float &d = (*fragments_of(w, row % 8 * 4 + n / 2).d)[row / 8 * 2 + n % 2];
-            d = static_cast<float>(static_cast<double>(d) + sum[n]);
+        eight sum = row_times(a[row], b);
+        for (uint32_t i = 0; i < 4; i++) {
+            float *d = *fragments_of(w, row % 8 * 4 + i).d + row / 8 * 2;
+            d[0] = static_cast<float>(static_cast<double>(d[0]) + sum.v[i][0]);
+            d[1] = static_cast<float>(static_cast<double>(d[1]) + sum.v[i][1]);
         }
     }
 }
 
+double bf16_lo(uint32_t v) {
+    return static_cast<double>(bf16x2_lo(v));
+}
+
+double bf16_hi(uint32_t v) {
+    return static_cast<double>(bf16x2_hi(v));
+}
+
 void complete_mma_bf16(warp &w, uint32_t) {
-    float a[16][16], b[16][8];
+    double a[16][16];
+    eight b[16];
     for (uint32_t lane = 0; lane < warp_size; lane++) {
         const fragments &f = fragments_of(w, lane);
         uint32_t g = lane / 4, t = 2 * (lane % 4);
         for (uint32_t i = 0; i < 4; i++) {
-            a[g + i % 2 * 8][t + i / 2 * 8] = bf16x2_lo((*f.a)[i]);
-            a[g + i % 2 * 8][t + i / 2 * 8 + 1] = bf16x2_hi((*f.a)[i]);
+            a[g + i % 2 * 8][t + i / 2 * 8] = bf16_lo((*f.a)[i]);
+            a[g + i % 2 * 8][t + i / 2 * 8 + 1] = bf16_hi((*f.a)[i]);
         }
         for (uint32_t i = 0; i < 2; i++) {
-            b[t + 8 * i][g] = bf16x2_lo((*f.b)[i]);
-            b[t + 8 * i + 1][g] = bf16x2_hi((*f.b)[i]);
+            b[t + 8 * i].set(g, bf16_lo((*f.b)[i]));
+            b[t + 8 * i + 1].set(g, bf16_hi((*f.b)[i]));
         }
     }
     multiply(w, a, b);
 }
 
-float tf32(uint32_t v) {
-    return __uint_as_float(v & 0xffffe000u);
+double tf32(uint32_t v) {
+    return static_cast<double>(__uint_as_float(v & 0xffffe000u));
 }
 
 void complete_mma_tf32(warp &w, uint32_t) {
-    float a[16][8], b[8][8];
+    double a[16][8];
+    eight b[8];
     for (uint32_t lane = 0; lane < warp_size; lane++) {
         const fragments &f = fragments_of(w, lane);
         uint32_t g = lane / 4, t = lane % 4;
         for (uint32_t i = 0; i < 4; i++)
             a[g + i % 2 * 8][t + i / 2 * 4] = tf32((*f.a)[i]);
         for (uint32_t i = 0; i < 2; i++)
-            b[t + 4 * i][g] = tf32((*f.b)[i]);
+            b[t + 4 * i].set(g, tf32((*f.b)[i]));
     }
     multiply(w, a, b);
 }

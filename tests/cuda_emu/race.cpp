@@ -17,7 +17,7 @@ bool warp_ordered(uint32_t tick, uint32_t lane) {
 }
 
 /* Whether what thread `who` did at `tick` comes before what this thread does now. */
-bool ordered(uint32_t tick, uint32_t who) {
+inline bool ordered(uint32_t tick, uint32_t who) {
     const thread &t = *m.self;
     if (tick < horizon || who == t.who)
         return true;
@@ -46,12 +46,13 @@ bool readers_ordered(const cell &c) {
     return true;
 }
 
-void note_read(cell &c) {
+inline void note_read(cell &c) {
     const thread &t = *m.self;
     uint32_t warp_id = t.who >> 5, lane = 1u << t.lane;
-    if (c.read_tick >= horizon && c.many_blocks)
+    bool stale = c.read_tick < horizon;
+    if (!stale && c.many_blocks)
         return;
-    if (readers_ordered(c)) {
+    if (stale || readers_ordered(c)) {
         c.read_warp = warp_id & 0x7ffffffu;
         c.read_lanes = lane;
         c.many_warps = c.many_blocks = 0;
@@ -83,14 +84,14 @@ void note_write(cell &c, bool atomic) {
          describe(a, static_cast<intptr_t>(off)), other, before);
 }
 
-void read_cell(const allocation &a, size_t off, cell &c) {
+inline void read_cell(const allocation &a, size_t off, cell &c) {
     if (!ordered(c.write_tick, c.writer))
         race(a, off, "reads", c.atomic ? "changed by an atomic" : "wrote", c.writer >> 10,
              static_cast<int>(c.writer & 1023u));
     note_read(c);
 }
 
-void write_cell(const allocation &a, size_t off, cell &c, bool atomic) {
+inline void write_cell(const allocation &a, size_t off, cell &c, bool atomic) {
     if (!(atomic && c.atomic) && !ordered(c.write_tick, c.writer))
         race(a, off, atomic ? "an atomic" : "writes", c.atomic ? "changed by an atomic" : "wrote",
              c.writer >> 10, static_cast<int>(c.writer & 1023u));
@@ -106,7 +107,7 @@ void write_cell(const allocation &a, size_t off, cell &c, bool atomic) {
 
 enum mode { reading, writing, atomically };
 
-void one_cell(const allocation &a, size_t off, cell &c, mode how) {
+inline void one_cell(const allocation &a, size_t off, cell &c, mode how) {
     if (how == reading)
         read_cell(a, off, c);
     else
@@ -142,30 +143,56 @@ void check_word(allocation &a, size_t off, size_t size, mode how) {
     }
 }
 
-void check_order(allocation &a, size_t off, size_t size, mode how) {
-    if (size < 4) {
-        check_word(a, off, size, how);
-        return;
-    }
-    for (size_t i = 0; i < size; i += 4)
-        check_word(a, off + i, 4, how);
+void separate(cell *words) {
+    words[0].joined = 0;
+    words[1] = words[2] = words[3] = words[0];
 }
 
-bool initialised(const allocation &a, size_t off, size_t size) {
+/* 16 bytes are mostly read and written as one: then one cell does for them. */
+void check_chunk(allocation &a, size_t off, mode how) {
+    cell *words = a.cells + off / 4;
+    if (words[0].joined) {
+        one_cell(a, off, words[0], how);
+        return;
+    }
+    for (size_t i = 0; i < 4; i++)
+        check_word(a, off + 4 * i, 4, how);
+    bool same =
+        !memcmp(words, words + 1, sizeof *words) && !memcmp(words, words + 2, 2 * sizeof *words);
+    words[0].joined = same && !words[0].split;
+}
+
+void check_order(allocation &a, size_t off, size_t size, mode how) {
+    if (size == 16) {
+        check_chunk(a, off, how);
+        return;
+    }
+    cell *words = a.cells + off / 16 * 4;
+    if (words[0].joined)
+        separate(words);
+    if (size < 4)
+        check_word(a, off, size, how);
+    else
+        for (size_t i = 0; i < size; i += 4)
+            check_word(a, off + i, 4, how);
+}
+
+inline bool initialised(const allocation &a, size_t off, size_t size) {
     uint16_t bits;
     memcpy(&bits, a.init + off / 16 * 2, 2);
     uint32_t want = ((1u << size) - 1) << (off & 15u);
     return (bits & want) == want;
 }
 
-void set_initialised(allocation &a, size_t off, size_t size) {
+inline void set_initialised(allocation &a, size_t off, size_t size) {
     uint16_t bits;
     memcpy(&bits, a.init + off / 16 * 2, 2);
     bits = static_cast<uint16_t>(bits | ((1u << size) - 1) << (off & 15u));
     memcpy(a.init + off / 16 * 2, &bits, 2);
 }
 
-void begin(const allocation &a, size_t off, const char *what) {
+__attribute__((always_inline)) inline void begin(const allocation &a, size_t off,
+                                                 const char *what) {
     if (__builtin_expect(!m.self, 0))
         fail("%s memory of a kernel outside a kernel", what);
     horizon = m.launch_base;
