@@ -21,6 +21,9 @@ void report(const char *format, ...) __attribute__((format(printf, 1, 2)));
  */
 const char *describe(const allocation &a, intptr_t off);
 
+/* trace.cpp: where the reporting thread is, to stderr, when asked for */
+void write_trace();
+
 /* random.cpp: xorshift, seeded by QEP_EMU_SEED */
 uint64_t random_bits();
 uint32_t random_below(uint32_t n);
@@ -54,6 +57,8 @@ bool run_kernel(const kernel_call &call);
 extern const kernel_call *running;
 /* Whether this host thread is running a kernel. */
 extern thread_local bool inside_kernel;
+/* The device of the operation that runs. */
+extern int running_device;
 /* Back to the scheduler, for good. */
 [[noreturn]] void abandon();
 

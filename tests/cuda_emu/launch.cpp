@@ -13,6 +13,7 @@ namespace emu {
 
 const kernel_call *running;
 thread_local bool inside_kernel;
+int running_device;
 
 namespace {
 

@@ -137,8 +137,10 @@ extern machine m;
 /* Reports an error of the running kernel and ends the launch. */
 [[noreturn]] void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* The allocation a kernel may reach from this address; never NULL (a dead one without bytes). */
+/* The allocation this address lies in; never NULL (a dead one without bytes). */
 allocation *allocation_of(const void *address);
+/* The same, if a kernel of the current (running) device can reach it. */
+allocation *reachable(const void *address);
 
 [[noreturn]] void out_of_bounds(const allocation &a, intptr_t off, size_t size, const char *what);
 

@@ -131,10 +131,16 @@ allocation *pool_root(const char *what, const void *ptr, size_t bytes) {
     return nullptr;
 }
 
+allocation &nothing(const char *what) {
+    allocation *a = new allocation;
+    a->state = what;
+    return *a;
+}
+
 } // namespace
 
 allocation *allocation_of(const void *address) {
-    static allocation nowhere;
+    static allocation &nowhere = nothing("no device memory");
     /* A kernel's thread runs under the scheduler's hold; its own would be another stack's. */
     std::unique_lock<std::recursive_mutex> hold(lock, std::defer_lock);
     if (!inside_kernel)
@@ -144,6 +150,15 @@ allocation *allocation_of(const void *address) {
     if (!a)
         a = holding(roots, at);
     return a ? a : &nowhere;
+}
+
+allocation *reachable(const void *address) {
+    static allocation &elsewhere = nothing("memory of another device");
+    allocation *a = allocation_of(address);
+    int device_id = inside_kernel ? running_device : current_id();
+    if (a->kind != allocation::device_memory || !a->size || a->device == device_id)
+        return a;
+    return &elsewhere;
 }
 
 bool is_device(const void *address) {

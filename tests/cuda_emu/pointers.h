@@ -136,8 +136,7 @@ template <class T> class gptr : public emu::pointer_words<gptr<T>, T> {
     gptr() = default;
     gptr(std::nullptr_t) {
     }
-    gptr(T *p)
-        : address_(reinterpret_cast<uintptr_t>(p)), in_(p ? emu::allocation_of(p) : nullptr) {
+    gptr(T *p) : address_(reinterpret_cast<uintptr_t>(p)), in_(p ? emu::reachable(p) : nullptr) {
     }
     /* From T to const T by itself, to another type by a cast. */
     template <class U,
@@ -185,7 +184,7 @@ template <class T> class gptr : public emu::pointer_words<gptr<T>, T> {
         return in_;
     }
     emu::allocation &in() const {
-        return in_ ? *in_ : *emu::allocation_of(nullptr);
+        return in_ ? *in_ : *emu::reachable(nullptr);
     }
     intptr_t offset() const {
         return static_cast<intptr_t>(address_ - in().lo);
@@ -203,7 +202,7 @@ template <class V> class emu_gptr_void {
     emu_gptr_void(std::nullptr_t) {
     }
     emu_gptr_void(V *p)
-        : address_(reinterpret_cast<uintptr_t>(p)), in_(p ? emu::allocation_of(p) : nullptr) {
+        : address_(reinterpret_cast<uintptr_t>(p)), in_(p ? emu::reachable(p) : nullptr) {
     }
     template <class U, std::enable_if_t<std::is_convertible<U *, V *>::value, int> = 0>
     emu_gptr_void(const gptr<U> &p) : address_(p.address()), in_(p.allocation()) {
@@ -259,7 +258,7 @@ template <class T> class sptr : public emu::pointer_words<sptr<T>, T> {
         return in_;
     }
     emu::allocation &in() const {
-        return in_ ? *in_ : *emu::allocation_of(nullptr);
+        return in_ ? *in_ : *emu::reachable(nullptr);
     }
     intptr_t offset() const {
         return offset_;

@@ -42,8 +42,10 @@ void raise(const std::string &what) {
     last = "cuda_emu: " + position() + what + text;
     errors++;
     const char *stop = getenv("QEP_EMU_ABORT");
-    if (!quiet || (stop && *stop == '1'))
+    if (!quiet || (stop && *stop == '1')) {
         fprintf(stderr, "%s\n", last.c_str());
+        write_trace();
+    }
     if (stop && *stop == '1')
         abort();
 }
@@ -73,7 +75,7 @@ const char *describe(const allocation &a, intptr_t off) {
         snprintf(text, sizeof text, "shared memory +%zd (array at %zu, %zu bytes)",
                  static_cast<ssize_t>(off), static_cast<size_t>(a.lo), a.limit);
     else if (!a.size)
-        snprintf(text, sizeof text, "%p, which is no device memory", reinterpret_cast<void *>(off));
+        snprintf(text, sizeof text, "%p, which is %s", reinterpret_cast<void *>(off), a.state);
     else
         snprintf(text, sizeof text, "%s %p + %zd of %zu bytes (%s)",
                  a.kind == allocation::host_memory ? "pinned memory" : "global memory",

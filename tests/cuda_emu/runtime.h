@@ -12,7 +12,8 @@
  *                   launch replays it in another order that these allow
  *
  * Environment: QEP_EMU_SEED (of all random choices), QEP_EMU_ABORT=1 (abort at the first error),
- * QEP_EMU_DEVICES (1), QEP_EMU_MEMORY (bytes a device has, 8 GiB), QEP_EMU_SMS (4). */
+ * QEP_EMU_TRACE=1 (reports name the source lines they come from), QEP_EMU_DEVICES (1),
+ * QEP_EMU_MEMORY (bytes a device has, 8 GiB), QEP_EMU_SMS (4). */
 #ifndef QEP_CUDA_EMU_RUNTIME_H
 #define QEP_CUDA_EMU_RUNTIME_H
 

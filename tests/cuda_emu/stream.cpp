@@ -94,6 +94,7 @@ void order_with_legacy(CUstream_st &s) {
 bool run_head(cudaStream_t s) {
     operation_ptr op = s->queue.front();
     bool done = true;
+    running_device = s->device;
     if (device_at(s->device).sticky != cudaSuccess)
         op->dropped();
     else

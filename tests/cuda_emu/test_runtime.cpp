@@ -417,3 +417,45 @@ TEST(device_properties) {
           cudaSuccess);
     CHECK(blocks == 2);
 }
+
+/* Run with QEP_EMU_DEVICES=2 or more as well. */
+TEST(devices_are_apart) {
+    int count = 0;
+    cudaGetDeviceCount(&count);
+    if (count < 2)
+        return;
+    test::buffer<int> first(std::vector<int>{3});
+    size_t free_here, free_there, total;
+    cudaMemGetInfo(&free_here, &total);
+    cudaSetDevice(1);
+    cudaMemGetInfo(&free_there, &total);
+    CHECK(free_there == total && free_here < total);
+    test::buffer<int> second(std::vector<int>{0});
+    REPORTED("another device",
+             [&] { RUN(copy_ints, 1, 1, 0, nullptr, second.get(), first.get()); });
+    CHECK(cudaMemcpy(second.get(), first.get(), 4, cudaMemcpyDefault) == cudaSuccess);
+    CHECK(second.host()[0] == 3);
+
+    /* An event orders streams of two devices; an error stays with its device. */
+    cudaStream_t here, there;
+    cudaEvent_t event;
+    cudaStreamCreateWithFlags(&there, cudaStreamNonBlocking);
+    cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    launch(add_to, 1, 1, 0, there, second.get(), 4);
+    cudaEventRecord(event, there);
+    cudaSetDevice(0);
+    cudaStreamCreateWithFlags(&here, cudaStreamNonBlocking);
+    cudaStreamWaitEvent(here, event, 0);
+    cudaMemcpyAsync(first.get(), second.get(), 4, cudaMemcpyDeviceToDevice, here);
+    CHECK(cudaStreamSynchronize(here) == cudaSuccess);
+    CHECK(first.host()[0] == 7);
+    REPORTED("out of bounds", [&] {
+        CHECK(RUN(out_of_bounds, 1, 1, 0, nullptr, first.get()) == cudaErrorLaunchFailure);
+        cudaSetDevice(1);
+        CHECK(cudaDeviceSynchronize() == cudaSuccess);
+        cudaSetDevice(0);
+    });
+    cudaStreamDestroy(here);
+    cudaStreamDestroy(there);
+    cudaEventDestroy(event);
+}

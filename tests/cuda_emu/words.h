@@ -12,6 +12,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
+#define __restrict__ /* gptr is no pointer */
 
 struct dim3 {
     unsigned int x, y, z;

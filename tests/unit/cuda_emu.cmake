@@ -12,3 +12,6 @@ endif()
 target_link_libraries(test_cuda_emu PRIVATE qep_cuda_emu)
 add_test(NAME unit.cuda_emu COMMAND test_cuda_emu WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
 set_tests_properties(unit.cuda_emu PROPERTIES LABELS unit TIMEOUT 600)
+add_test(NAME unit.cuda_emu_devices COMMAND test_cuda_emu device WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+set_tests_properties(unit.cuda_emu_devices PROPERTIES LABELS unit TIMEOUT 60
+                                                      ENVIRONMENT QEP_EMU_DEVICES=3)
