@@ -88,6 +88,17 @@ enum qep_status engine_sequences_fit(const struct qep_engine *e, bool *fit) {
     return QEP_OK;
 }
 
+/* What a rank's GPU holds besides weights, states and KV: activations of a prefill chunk of some
+ * hundred rows and what repacking needs (256 MB, a sixteenth of small devices), and the logits of
+ * two decode steps. Chunks of thousands of rows take more. */
+static uint64_t workspace_bytes(const struct qep_engine *e, int num_ranks) {
+    const uint64_t usual = (uint64_t)256 << 20;
+    uint64_t rows = (uint64_t)e->options.num_slots < 64 ? (uint64_t)e->options.num_slots : 64;
+    uint64_t vocab = (uint64_t)qep_shard_dir_config(e->dir)->vocab_size;
+    return (e->gpu.total_bytes / 16 < usual ? e->gpu.total_bytes / 16 : usual) +
+           2 * rows * (vocab / (uint64_t)num_ranks) * sizeof(float);
+}
+
 /* What is left for KV blocks: half of a host's memory; of a GPU's, what weights, states and
  * workspaces leave. */
 static enum qep_status kv_memory(const struct qep_engine *e, uint64_t *bytes) {
@@ -96,7 +107,8 @@ static enum qep_status kv_memory(const struct qep_engine *e, uint64_t *bytes) {
     if (!e->on_gpu)
         return QEP_OK;
     QEP_TRY(largest_share(e->dir, e->comm->num_ranks, e->attention, &used));
-    used += state_bytes(e, e->comm->num_ranks, e->attention);
+    used +=
+        state_bytes(e, e->comm->num_ranks, e->attention) + workspace_bytes(e, e->comm->num_ranks);
     uint64_t room = memory - memory / 10;
     *bytes = room > used ? room - used : 0;
     return QEP_OK;
@@ -138,10 +150,7 @@ enum qep_status engine_choose_ctx(struct qep_engine *e) {
 }
 
 static uint64_t gpu_need(const struct qep_engine *e, int num_ranks, uint64_t weights) {
-    /* Activations, logits and repacking on the way in. */
-    const uint64_t workspace = (uint64_t)256 << 20;
-    return weights + state_bytes(e, num_ranks, e->attention) +
-           (e->gpu.total_bytes / 16 < workspace ? e->gpu.total_bytes / 16 : workspace);
+    return weights + state_bytes(e, num_ranks, e->attention) + workspace_bytes(e, num_ranks);
 }
 
 enum qep_status engine_check_gpu_memory(const struct qep_engine *e) {
