@@ -1,24 +1,16 @@
 #include "cuda_emu/fiber.h"
+#include "cuda_emu/sanitizers.h"
 
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <sys/mman.h>
 
-/* What gcc defines, clang says in another way. */
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
-#define __SANITIZE_ADDRESS__ 1
-#endif
-#if __has_feature(thread_sanitizer) && !defined(__SANITIZE_THREAD__)
-#define __SANITIZE_THREAD__ 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(EMU_ASAN)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMU_TSAN)
 #include <sanitizer/tsan_interface.h>
 #endif
 
@@ -52,11 +44,8 @@ extern "C" void emu_switch(void **save, void *load);
 namespace emu {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
+/* Only pages that are touched cost anything; frames of unoptimised kernels are large. */
 constexpr std::size_t stack_bytes = 256 * 1024;
-#else
-constexpr std::size_t stack_bytes = 64 * 1024;
-#endif
 constexpr std::size_t guard_bytes = 4096;
 
 /* Set before each switch to a fiber: its first instructions have no other way to find it. */
@@ -86,20 +75,20 @@ fiber::fiber() : colour_(next_colour()) {
         abort();
     }
     map_ = static_cast<char *>(map);
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMU_TSAN)
     tsan_ = __tsan_create_fiber(0);
 #endif
 }
 
 fiber::~fiber() {
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMU_TSAN)
     __tsan_destroy_fiber(tsan_);
 #endif
     munmap(map_, stack_bytes);
 }
 
 void fiber::start(void (*entry)()) {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(EMU_ASAN)
     /* What an abandoned run left poisoned. */
     __asan_unpoison_memory_region(map_ + guard_bytes, stack_bytes - guard_bytes);
     fake_ = nullptr;
@@ -117,16 +106,16 @@ void fiber::start(void (*entry)()) {
 __attribute__((always_inline)) inline void fiber::announce(void **fake) {
     (void)fake;
     entering = this;
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(EMU_ASAN)
     __sanitizer_start_switch_fiber(fake, map_ + guard_bytes, stack_bytes - guard_bytes);
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMU_TSAN)
     __tsan_switch_to_fiber(tsan_, 0);
 #endif
 }
 
 void fiber::announced() {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(EMU_ASAN)
     const void *bottom;
     std::size_t size;
     __sanitizer_finish_switch_fiber(fake_, &bottom, &size);
@@ -139,12 +128,12 @@ void fiber::announced() {
 
 void fiber::enter() {
     scheduler.left_now = true;
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMU_TSAN)
     scheduler.tsan = __tsan_get_current_fiber();
 #endif
     announce(&scheduler.fake);
     emu_switch(&scheduler.sp, sp_);
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(EMU_ASAN)
     __sanitizer_finish_switch_fiber(scheduler.fake, nullptr, nullptr);
 #endif
 }
@@ -158,10 +147,10 @@ void fiber::pass_to(fiber &next) {
 
 void fiber::leave(bool last) {
     (void)last;
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(EMU_ASAN)
     __sanitizer_start_switch_fiber(last ? nullptr : &fake_, scheduler.bottom, scheduler.size);
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMU_TSAN)
     __tsan_switch_to_fiber(scheduler.tsan, 0);
 #endif
     emu_switch(&sp_, scheduler.sp);

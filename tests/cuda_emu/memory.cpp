@@ -2,6 +2,7 @@
  * faults, and an address is not given out again soon. The bytes, their initialised bits and their
  * cells are mapped beside it. */
 #include "cuda_emu/device.h"
+#include "cuda_emu/sanitizers.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -14,7 +15,7 @@ std::recursive_mutex lock;
 
 namespace {
 
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMU_TSAN)
 constexpr size_t region_bytes = size_t{1} << 38;
 #else
 constexpr size_t region_bytes = size_t{1} << 42;

@@ -145,6 +145,70 @@ TEST(parts_of_a_word) {
 
 namespace {
 
+enum { rogue_word = 1, rogue_half, rogue_chunk, late_read };
+
+/* The same bytes as 16, as 4 and as 2, in turn. */
+__global__ void widths(gptr<uint32_t> global, gptr<uint32_t> out, int use_shared, int defect) {
+    shared_arena arena;
+    sptr<uint32_t> shared = arena.take<uint32_t>(4 * 64);
+    unsigned int i = threadIdx.x, other = i ^ 37;
+    auto run = [&](auto words) {
+        store16(words + 4 * i, make_uint4(i, i, i, i));
+        if (defect == rogue_word && i == 5)
+            words[4 * other + 2] = 1;
+        __syncthreads();
+        uint32_t sum = words[4 * other] + words[4 * i + 1];
+        if (defect != late_read)
+            __syncthreads();
+        words[4 * other + 1] = sum;
+        if (defect == rogue_half && i == 9)
+            words[4 * i + 1] += 1;
+        __syncthreads();
+        uint4 four = load16(words + 4 * i);
+        if (defect == rogue_chunk && i == 3)
+            store16(words + 4 * other, four);
+        out[i] = four.x + four.y + four.z + four.w;
+    };
+    if (use_shared)
+        run(shared);
+    else
+        run(global);
+}
+
+} // namespace
+
+TEST(accesses_of_different_widths) {
+    test::buffer<uint32_t> global(4 * 64), out(64);
+    for (int use_shared = 0; use_shared < 2; use_shared++) {
+        auto with = [&](int defect) {
+            return [&, defect] {
+                RUN(widths, 1, 64, 1024, nullptr, global.get(), out.get(), use_shared, defect);
+            };
+        };
+        CLEAN(with(none));
+        CHECK(out.host()[1] == 3 * 1 + 1 + (1 ^ 37));
+        for (int defect : {rogue_word, rogue_half, rogue_chunk})
+            REPORTED("race", with(defect));
+        REPORTED("race", with(late_read));
+    }
+}
+
+/* The counter that dates accesses starts again before it runs out. */
+TEST(the_end_of_time) {
+    test::buffer<int> out(4 * 64);
+    auto with = [&](int defect) {
+        return [&out, defect] {
+            emu::m.tick = UINT32_MAX / 2 + 1;
+            RUN(rotate, 4, 64, 256, nullptr, out.get(), defect);
+            CHECK(emu::m.tick < 1000);
+        };
+    };
+    CLEAN(with(none));
+    REPORTED("race", with(no_second_barrier));
+}
+
+namespace {
+
 /* Global memory within a block needs the same barriers. */
 __global__ void through_global(gptr<int> scratch, gptr<int> out, int defect) {
     unsigned int i = blockIdx.x * blockDim.x + threadIdx.x;
