@@ -2,7 +2,7 @@
 #include "kernels/backend.h"
 
 static enum qep_status no_backend(void) {
-    return qep_fail(QEP_ERR_UNAVAILABLE, "this build has no CUDA backend");
+    return qep_fail(QEP_ERR_UNAVAILABLE, "--backend cuda: this build has no CUDA backend");
 }
 
 enum qep_status qep_backend_cuda_create(struct qep_team *team, int device, int local_rank,

@@ -162,7 +162,7 @@ __global__ void widths(gptr<uint32_t> global, gptr<uint32_t> out, int use_shared
             __syncthreads();
         words[4 * other + 1] = sum;
         if (defect == rogue_half && i == 9)
-            words[4 * i + 1] += 1;
+            words[4 * i + 1] += 1u;
         __syncthreads();
         uint4 four = load16(words + 4 * i);
         if (defect == rogue_chunk && i == 3)
