@@ -72,10 +72,10 @@ good "nccl over threads" env QEP_EMU_DEVICES=3 "$exe" "${run[@]}" --transport nc
 good "nccl, sequences" env QEP_EMU_DEVICES=2 "$exe" "${run[@]}" --transport nccl --ranks 2 --attention sequences
 if [ $have_mpi = 1 ]; then
     good "mpirun on one GPU" mpirun --quiet -np 2 --oversubscribe --bind-to none "$exe" "${run[@]}"
-    bad "mpirun, no GPU" 69 'no GPU found' mpirun --quiet -np 2 --oversubscribe --bind-to none \
-        -x QEP_EMU_DEVICES=0 "$exe" "${run[@]}"
-    bad "mpirun, a kernel fails" 69 'illegal' mpirun --quiet -np 2 --oversubscribe --bind-to none \
-        -x QEP_EMU_FAIL_LAUNCH=150 "$exe" "${run[@]}" --cuda-graphs off
+    bad "mpirun, no GPU" 69 'no GPU found' env QEP_EMU_DEVICES=0 mpirun --quiet -np 2 --oversubscribe \
+        --bind-to none "$exe" "${run[@]}"
+    bad "mpirun, a kernel fails" 69 'illegal' env QEP_EMU_FAIL_LAUNCH=150 mpirun --quiet -np 2 \
+        --oversubscribe --bind-to none "$exe" "${run[@]}" --cuda-graphs off
 fi
 
 # NCCL's own failures.
