@@ -17,6 +17,8 @@
 
 enum {
     DELTA_C = QEP_DELTA_CHUNK,
+    /* Keys of few dims are nearly parallel, and the inverse enlarges the rounding of tf32. */
+    CHUNKED_MIN_KEY_DIM = 8,
     CHUNKED_MAX_KEY_DIM = 128,
     /* Floats that prepare leaves per chunk and value head, in this order. Rows beyond the span are
      * zero. */

@@ -84,7 +84,8 @@ enum qep_status cuda_delta(struct qep_backend *be, const struct qep_delta_dims *
     assert(dims->value_head_dim <= CUDA_MAX_DELTA_DIM);
     assert(dims->num_value_heads % dims->num_key_heads == 0);
     bool aligned = dims->key_head_dim % 4 == 0 && dims->value_head_dim % 4 == 0;
-    if (!batch->spans[0].decode && aligned && dims->key_head_dim <= CHUNKED_MAX_KEY_DIM)
+    if (!batch->spans[0].decode && aligned && dims->key_head_dim >= CHUNKED_MIN_KEY_DIM &&
+        dims->key_head_dim <= CHUNKED_MAX_KEY_DIM)
         return delta_in_chunks(cuda_backend_of(be), &args, batch);
     return cuda_check(cuda_launch_delta_scan(cuda_backend_of(be)->stream, &args), "delta");
 }

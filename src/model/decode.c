@@ -10,7 +10,6 @@
 
 #include "base/mem.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -245,13 +244,14 @@ void model_decode_destroy(struct qep_model *m) {
 
 static enum qep_status place_rows(struct qep_model *m, const struct qep_plan *plan) {
     struct model_decode *d = m->decode;
-    int32_t per_part[1024] = {0}, most = 1;
-    int32_t num_parts = parts(m);
-    assert(num_parts <= 1024);
+    int32_t most = 1, num_parts = parts(m);
     for (int32_t i = 0; i < plan->num_spans; i++) {
-        int32_t part = by_sequence(m) ? qep_owner(m->placement, 0, plan->spans[i].slot) : 0;
-        d->index[i] = per_part[part]++;
-        most = per_part[part] > most ? per_part[part] : most;
+        int32_t before = 0; /* sequences of the same owner */
+        for (int32_t j = 0; by_sequence(m) && j < i; j++)
+            before += qep_owner(m->placement, 0, plan->spans[j].slot) ==
+                      qep_owner(m->placement, 0, plan->spans[i].slot);
+        d->index[i] = by_sequence(m) ? before : i;
+        most = d->index[i] + 1 > most ? d->index[i] + 1 : most;
     }
     if (most > d->max_capacity)
         return qep_fail(QEP_ERR_BUG, "decode: %d sequences of one rank, at most %d", most,
