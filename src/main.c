@@ -23,10 +23,8 @@ int main(int argc, char **argv) {
     if ((fflush(stdout) != 0 || ferror(stdout)) && st == QEP_OK)
         st = qep_fail(QEP_ERR_IO, "stdout: write failed");
     bool alone = st != QEP_OK && !comm->failure_shared && comm->num_ranks > 1;
-    if (alone) {
-        qep_error_line("rank %d: %s", comm->rank, qep_last_error());
-        comm->ops->abort(comm, (int)st);
-    }
+    if (alone)
+        qep_comm_give_up(comm, st, "%s", qep_last_error());
     if (st != QEP_OK && comm->rank == 0)
         qep_error_line("%s", qep_last_error());
     qep_comm_destroy(comm);

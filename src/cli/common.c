@@ -167,16 +167,13 @@ struct player {
     char message[QEP_ERROR_MAX];
 };
 
-/* A rank that fails alone would leave its peers waiting: it speaks and ends the job. */
 static void *play(void *p) {
     struct player *me = p;
     me->status = me->fn(me->comm, me->arg);
     if (me->status != QEP_OK)
         snprintf(me->message, sizeof me->message, "%s", qep_last_error());
-    if (me->status != QEP_OK && !me->comm->failure_shared) {
-        qep_error_line("rank %d: %s", me->comm->rank, me->message);
-        me->comm->ops->abort(me->comm, (int)me->status);
-    }
+    if (me->status != QEP_OK && !me->comm->failure_shared)
+        qep_comm_give_up(me->comm, me->status, "%s", me->message);
     qep_comm_destroy(me->comm);
     return NULL;
 }
@@ -189,10 +186,8 @@ static enum qep_status launch_threads(int num_ranks, qep_rank_fn *fn, void *arg)
     for (int r = 0; r < num_ranks; r++)
         players[r] = (struct player){.comm = comms[r], .fn = fn, .arg = arg};
     for (int r = 1; r < num_ranks; r++)
-        if (pthread_create(&threads[r], NULL, play, &players[r]) != 0) {
-            qep_error_line("cannot start the thread of rank %d", r);
-            comms[0]->ops->abort(comms[0], QEP_ERR_SYSTEM);
-        }
+        if (pthread_create(&threads[r], NULL, play, &players[r]) != 0)
+            qep_comm_give_up(comms[0], QEP_ERR_SYSTEM, "cannot start the thread of rank %d", r);
     play(&players[0]);
     for (int r = 1; r < num_ranks; r++)
         pthread_join(threads[r], NULL);

@@ -1,7 +1,10 @@
 #include "dist/comm.h"
 
+#include "base/log.h"
 #include "base/mem.h"
 
+#include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -101,4 +104,17 @@ enum qep_status qep_comm_barrier(struct qep_comm *comm) {
     enum qep_status st = comm->ops->allgather(comm, &mine, all, 1);
     free(all);
     return st;
+}
+
+_Noreturn void qep_comm_give_up(struct qep_comm *comm, enum qep_status st, const char *fmt, ...) {
+    static pthread_mutex_t speaking = PTHREAD_MUTEX_INITIALIZER; /* never unlocked */
+    char text[QEP_ERROR_MAX];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    pthread_mutex_lock(&speaking);
+    qep_error_line("rank %d: %s", comm->rank, text);
+    comm->ops->abort(comm, (int)st);
+    abort();
 }

@@ -323,7 +323,7 @@ static enum qep_status create(struct nccl_comm *nc) {
     ncclUniqueId id;
     QEP_TRY(check_libraries(comm, version, sizeof version));
     snprintf(nc->base.detail, sizeof nc->base.detail, "NCCL %s", version);
-    QEP_TRY(check_duplicates(comm, &nc->base.memory));
+    QEP_TRY(qep_comm_agree(comm, check_duplicates(comm, &nc->base.memory)));
     QEP_TRY(share_id(comm, &id));
     return agree_on_cause(comm, join(nc, id));
 }

@@ -36,24 +36,19 @@ struct qep_watchdog {
     atomic_ulong count;
 };
 
-static atomic_flag fired = ATOMIC_FLAG_INIT; /* ranks of one process: only one speaks */
-
-static void fire(struct qep_watchdog *dog) {
+static _Noreturn void fire(struct qep_watchdog *dog) {
     char layer_text[32] = "", step_text[32] = "", peer_text[48] = "";
     int layer = atomic_load(&dog->layer);
     long step = atomic_load(&dog->step);
     int peer = __atomic_load_n(&dog->comm->waiting_for, __ATOMIC_RELAXED);
-    if (atomic_flag_test_and_set(&fired))
-        return;
     if (layer >= 0)
         snprintf(layer_text, sizeof layer_text, ", layer %d", layer);
     if (step >= 0)
         snprintf(step_text, sizeof step_text, ", step %ld", step);
     if (peer >= 0)
         snprintf(peer_text, sizeof peer_text, ", waiting for rank %d", peer);
-    qep_error_line("rank %d: no progress for %g s in %s%s%s%s", dog->comm->rank, dog->timeout_s,
-                   atomic_load(&dog->phase), layer_text, step_text, peer_text);
-    dog->comm->ops->abort(dog->comm, QEP_ERR_INTERRUPTED);
+    qep_comm_give_up(dog->comm, QEP_ERR_INTERRUPTED, "no progress for %g s in %s%s%s%s",
+                     dog->timeout_s, atomic_load(&dog->phase), layer_text, step_text, peer_text);
 }
 
 /* Waits a period; true when the dog is to stop. */
@@ -89,10 +84,8 @@ static void *watch(void *arg) {
             still_s += step_s < 2.0 * dog->period_s ? step_s : 2.0 * dog->period_s;
         }
         last_s = now_s;
-        if (still_s >= dog->deadline_s) {
-            fire(dog); /* returns only where another rank of this process speaks */
-            still_s = 0.0;
-        }
+        if (still_s >= dog->deadline_s)
+            fire(dog);
     }
     return NULL;
 }

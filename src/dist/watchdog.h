@@ -1,6 +1,7 @@
 /* A thread per rank that ends the job when no progress is made. The main thread stamps what it is
  * doing; the watchdog fires when the stamp has not moved for timeout_s seconds: one line `qwen-ep:
- * rank R: no progress for N s in PHASE, layer L, step T`, then ops->abort(75). */
+ * rank R: no progress for N s in PHASE, layer L, step T`, and the job's end (75), by
+ * qep_comm_give_up. */
 #ifndef QEP_DIST_WATCHDOG_H
 #define QEP_DIST_WATCHDOG_H
 

@@ -15,14 +15,16 @@ command -v mpirun >/dev/null && ldd "$exe" | grep -q libmpi && have_mpi=1
     { cat "$work/err" && exit 1; }
 run=(run --quiet --greedy --model "$work/q4" --backend cuda --prompt Hello --max-new-tokens 4)
 
+# Processes that fail at the same moment, each by itself, may each speak before the launcher ends them.
+most_lines=1
 bad() { # name, expected code, pattern of the line, command...
     local name=$1 want=$2 pattern=$3 start=$SECONDS code lines
     shift 3
     timeout -k 2 60 "$@" >"$work/out" 2>"$work/err" </dev/null
     code=$?
     lines=$(grep -c '^qwen-ep:' "$work/err")
-    if [ "$code" = "$want" ] && [ "$lines" = 1 ] && grep -Eq "^qwen-ep:.*$pattern" "$work/err" &&
-        [ $((SECONDS - start)) -le 30 ]; then
+    if [ "$code" = "$want" ] && [ "$lines" -ge 1 ] && [ "$lines" -le $most_lines ] &&
+        grep -Eq "^qwen-ep:.*$pattern" "$work/err" && [ $((SECONDS - start)) -le 30 ]; then
         passed=$((passed + 1))
     else
         failed=$((failed + 1))
@@ -74,7 +76,7 @@ if [ $have_mpi = 1 ]; then
     good "mpirun on one GPU" mpirun --quiet -np 2 --oversubscribe --bind-to none "$exe" "${run[@]}"
     bad "mpirun, no GPU" 69 'no GPU found' env QEP_EMU_DEVICES=0 mpirun --quiet -np 2 --oversubscribe \
         --bind-to none "$exe" "${run[@]}"
-    bad "mpirun, a kernel fails" 69 'illegal' env QEP_EMU_FAIL_LAUNCH=150 mpirun --quiet -np 2 \
+    most_lines=2 bad "mpirun, a kernel fails" 69 'illegal' env QEP_EMU_FAIL_LAUNCH=150 mpirun --quiet -np 2 \
         --oversubscribe --bind-to none "$exe" "${run[@]}" --cuda-graphs off
 fi
 

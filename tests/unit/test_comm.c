@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 enum { MAX_TEST_RANKS = 8 };
 
@@ -347,6 +349,36 @@ START_TEST(abort_ends_the_process_with_its_code) {
 }
 END_TEST
 
+static void give_up_body(struct rank_arg *arg) {
+    qep_comm_barrier(arg->comm);
+    qep_comm_give_up(arg->comm, QEP_ERR_UNAVAILABLE, "the same %s everywhere", "cause");
+}
+
+/* All ranks of a process fail at the same moment, each by itself: one line, whole. */
+START_TEST(ranks_of_a_process_give_up_with_one_line) {
+    char text[4096] = "";
+    FILE *err = tmpfile();
+    int status = 0;
+    ck_assert_ptr_nonnull(err);
+    pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0) {
+        dup2(fileno(err), STDERR_FILENO);
+        run_ranks(MAX_TEST_RANKS, 0, give_up_body);
+        _exit(0);
+    }
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert(WIFEXITED(status));
+    ck_assert_int_eq(WEXITSTATUS(status), QEP_ERR_UNAVAILABLE);
+    rewind(err);
+    text[fread(text, 1, sizeof text - 1, err)] = '\0';
+    fclose(err);
+    ck_assert_msg(strncmp(text, "qwen-ep: rank ", 14) == 0, "%s", text);
+    ck_assert_ptr_nonnull(strstr(text, ": the same cause everywhere\n"));
+    ck_assert_msg(strchr(text, '\n')[1] == '\0', "%s", text);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("comm");
     TCase *each = tcase_create("each P");
@@ -365,6 +397,7 @@ int main(void) {
     tcase_add_test(once, waiting_leaves_the_cpu);
     tcase_add_test(once, self_copies);
     tcase_add_test(once, launcher_is_told_by_the_environment);
+    tcase_add_loop_test(once, ranks_of_a_process_give_up_with_one_line, 0, 20);
     tcase_add_exit_test(once, abort_ends_the_process_with_its_code, 74);
     suite_add_tcase(suite, each);
     suite_add_tcase(suite, once);
