@@ -165,10 +165,7 @@ static enum qep_status gpu_step(struct generation *g) {
 
 /* The candidates of step `number` did not decide the draw: the whole row comes to the host. */
 static enum qep_status draw_from_row(struct generation *g, int32_t number, int32_t *id) {
-    const struct qep_plan_span span = {.slot = 0, .position = number, .num_rows = 1};
-    int32_t none = 0;
-    qep_plan_clear(&g->plan, QEP_PLAN_DECODE_LOGITS, 0);
-    QEP_TRY(qep_plan_add(&g->plan, &span, &none));
+    QEP_TRY(qep_decode_plan_logits(&g->plan, 0, number));
     QEP_TRY(qep_engine_decode(g->engine, &g->plan, g->logits));
     return draw(g, id);
 }

@@ -102,7 +102,7 @@ struct qep_model {
     struct qep_device_comm *dc;  /* borrowed */
     struct model_device *device; /* moe_device.c; NULL for dense models */
     struct block scratch[SCRATCH_COUNT];
-    struct model_decode *decode; /* decode.c; NULL until the first decode plan */
+    struct model_decode *decode; /* decode.h; NULL until the first decode plan */
     bool use_graphs;
     uint64_t scratch_generation; /* counts moves of scratch blocks */
     struct block staging[STAGING_COUNT];

@@ -72,7 +72,12 @@ enum qep_status qep_decode_plan_begin(struct qep_plan *plan,
                                       struct qep_device_draw *draws,
                                       const struct qep_decode_history *history);
 
-/* A decode plan. STEP enqueues a step; at most two are under way, a third waits for the first. */
+/* Rank 0: makes plan a QEP_PLAN_DECODE_LOGITS for the logits that the given step (0: the first
+ * since BEGIN; one of the newest two) of BEGIN's span number `sequence` drew from. */
+enum qep_status qep_decode_plan_logits(struct qep_plan *plan, int32_t sequence, int32_t step);
+
+/* A decode plan; row [vocab_size] on rank 0 for LOGITS, else NULL. STEP enqueues a step; at most
+ * two are under way, a third waits for the first. */
 enum qep_status qep_model_decode(struct qep_model *model, const struct qep_plan *plan, float *row);
 
 /* Waits for the oldest step under way: tokens [num_spans of BEGIN]: an id, QEP_TOKEN_FLAGGED (the

@@ -11,10 +11,10 @@ enum qep_plan_kind {
     QEP_PLAN_RUN,
     QEP_PLAN_IDLE,
     QEP_PLAN_STOP,
-    QEP_PLAN_DECODE_BEGIN,  /* spans: the sequences, ids: their newest tokens; extra: decode.h */
+    QEP_PLAN_DECODE_BEGIN,  /* spans: the sequences, ids: their newest tokens; extra: model.h's
+                               qep_decode_plan_begin */
     QEP_PLAN_DECODE_STEP,   /* one token for each of them */
-    QEP_PLAN_DECODE_LOGITS, /* spans[0].slot: the sequence, .position: the step since BEGIN whose
-                               logits rank 0 wants; one of the newest two */
+    QEP_PLAN_DECODE_LOGITS, /* no spans; extra: qep_decode_plan_logits */
 };
 
 enum qep_plan_logits { QEP_LOGITS_NONE, QEP_LOGITS_LAST, QEP_LOGITS_ALL };

@@ -1,6 +1,7 @@
 # Whole-model tests run the command line's own code in this process.
 add_library(qep_test_support STATIC support/golden.c support/golden_run.c support/run_model.c)
 target_link_libraries(qep_test_support PUBLIC qep_cli qep::check qep::zstd)
+qep_unit_test(decode_plan qep_model)
 qep_unit_test(golden qep_test_support)
 qep_unit_test(ranks qep_test_support)
 qep_unit_test(tiny_chat qep_test_support)
