@@ -13,8 +13,10 @@
 enum { MAX_STREAM_SLEEP_US = 10 };
 
 void qep_device_comm_destroy(struct qep_device_comm *dc) {
-    if (dc != NULL)
-        dc->ops->destroy(dc);
+    if (dc == NULL)
+        return;
+    qep_messages_free(&dc->moves);
+    dc->ops->destroy(dc);
 }
 
 void qep_device_comm_init(struct qep_device_comm *dc, const struct qep_device_comm_ops *ops,
@@ -37,6 +39,18 @@ enum qep_status qep_device_copy_self(struct qep_device_comm *dc, const void *sen
         return QEP_OK;
     return dc->memory.copy(dc->memory.ctx, (char *)recv + recv_offset[me],
                            (const char *)send + send_offset[me], send_bytes[me]);
+}
+
+enum qep_status qep_device_send(struct qep_device_comm *dc, const struct qep_messages *messages,
+                                const void *send, void *recv) {
+    return dc->ops->alltoallv(dc, send, messages->send_bytes, messages->send_offset, recv,
+                              messages->recv_bytes, messages->recv_offset);
+}
+
+enum qep_status qep_device_move(struct qep_device_comm *dc, int from, int to, const void *send,
+                                void *recv, size_t bytes) {
+    qep_messages_one(&dc->moves, dc->comm->rank, from, to, bytes);
+    return qep_device_send(dc, &dc->moves, send, recv);
 }
 
 enum qep_status qep_device_wait_idle(struct qep_device_comm *dc, double timeout_s,
@@ -142,13 +156,11 @@ static enum qep_status nccl_suits(struct qep_comm *comm, const struct qep_device
     return QEP_OK;
 }
 
-enum qep_status qep_device_comm_create(struct qep_comm *comm,
-                                       const struct qep_device_memory *memory,
-                                       enum qep_device_transport transport, double timeout_s,
-                                       struct qep_device_comm **out) {
+static enum qep_status create(struct qep_comm *comm, const struct qep_device_memory *memory,
+                              enum qep_device_transport transport, double timeout_s,
+                              struct qep_device_comm **out) {
     char why_not[sizeof(*out)->detail] = "";
     bool nccl = transport == QEP_DEVICE_TRANSPORT_NCCL;
-    *out = NULL;
     if (comm->num_ranks == 1)
         return qep_device_comm_self_create(comm, memory, out);
     if (transport == QEP_DEVICE_TRANSPORT_AUTO)
@@ -159,4 +171,20 @@ enum qep_status qep_device_comm_create(struct qep_comm *comm,
     if (why_not[0] != '\0')
         memcpy((*out)->detail, why_not, sizeof why_not);
     return QEP_OK;
+}
+
+enum qep_status qep_device_comm_create(struct qep_comm *comm,
+                                       const struct qep_device_memory *memory,
+                                       enum qep_device_transport transport, double timeout_s,
+                                       struct qep_device_comm **out) {
+    struct qep_messages moves = {0};
+    *out = NULL;
+    enum qep_status st = qep_comm_agree(comm, qep_messages_create(comm->num_ranks, &moves));
+    if (st == QEP_OK)
+        st = create(comm, memory, transport, timeout_s, out);
+    if (st == QEP_OK)
+        (*out)->moves = moves;
+    else
+        qep_messages_free(&moves);
+    return st;
 }

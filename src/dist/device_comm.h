@@ -12,6 +12,7 @@
 #define QEP_DIST_DEVICE_COMM_H
 
 #include "dist/comm.h"
+#include "dist/messages.h"
 
 enum { QEP_DEVICE_UUID_BYTES = 16 };
 
@@ -70,9 +71,10 @@ struct qep_device_comm {
     const struct qep_device_comm_ops *ops;
     struct qep_comm *comm; /* borrowed */
     struct qep_device_memory memory;
-    int spins;        /* polls before a waiting thread gives its core away (backoff.h) */
-    bool capturable;  /* collectives may be recorded into a graph (after warm_up) */
-    char detail[160]; /* for summaries: "NCCL 2.28.9", or why NCCL was not chosen */
+    struct qep_messages moves; /* of qep_device_move */
+    int spins;                 /* polls before a waiting thread gives its core away (backoff.h) */
+    bool capturable;           /* collectives may be recorded into a graph (after warm_up) */
+    char detail[160];          /* for summaries: "NCCL 2.28.9", or why NCCL was not chosen */
 };
 
 enum qep_device_transport {
@@ -90,6 +92,15 @@ enum qep_status qep_device_comm_create(struct qep_comm *comm,
                                        enum qep_device_transport transport, double timeout_s,
                                        struct qep_device_comm **out);
 void qep_device_comm_destroy(struct qep_device_comm *dc); /* NULL is fine */
+
+/* Collective: the alltoallv of these messages. */
+enum qep_status qep_device_send(struct qep_device_comm *dc, const struct qep_messages *messages,
+                                const void *send, void *recv);
+
+/* Collective: `bytes` from rank `from` (there at send) to rank `to` or QEP_EVERY_RANK (there at
+ * recv). */
+enum qep_status qep_device_move(struct qep_device_comm *dc, int from, int to, const void *send,
+                                void *recv, size_t bytes);
 
 /* Collective: do two ranks use one device? *first < *second are the lowest such pair, or -1. */
 enum qep_status qep_device_duplicates(struct qep_comm *comm,

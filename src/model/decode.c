@@ -8,8 +8,6 @@
  *                      `sequences`: [ranks, capacity], rank r owns the r-th part */
 #include "model/decode.h"
 
-#include <string.h>
-
 #define OPS (m->be->ops)
 #define DEV (m->be->device)
 
@@ -45,10 +43,10 @@ static enum qep_status run_layers(struct qep_model *m, int32_t kv_end) {
 /* The rows of lm_head's input, from their owners to every rank: [num_rows]. */
 static enum qep_status share_rows(struct qep_model *m, const void **rows, size_t row_bytes) {
     struct model_decode *d = m->decode;
-    size_t num_ranks = (size_t)m->placement->num_ranks, bytes = (size_t)d->capacity * row_bytes;
+    size_t bytes = (size_t)d->capacity * row_bytes;
     int last = qep_owner(m->placement, m->config->num_hidden_layers, 0);
     bool mine = decode_by_sequence(m) || last == m->comm->rank;
-    void *normed, *act, *all, *mem;
+    void *normed, *act, *all;
     QEP_TRY(model_scratch(m, SCRATCH_ACT_BF16, (size_t)d->capacity, row_bytes, &act));
     if (mine) {
         int32_t cols = m->config->hidden_size;
@@ -59,20 +57,13 @@ static enum qep_status share_rows(struct qep_model *m, const void **rows, size_t
                                  cols));
     }
     *rows = act;
-    if (num_ranks == 1)
+    if (m->placement->num_ranks == 1)
         return QEP_OK;
     QEP_TRY(model_scratch(m, SCRATCH_HEAD, (size_t)d->num_rows, row_bytes, &all));
     *rows = all;
     if (decode_by_sequence(m))
         return m->dc->ops->allgather(m->dc, act, all, bytes);
-    QEP_TRY(model_staging(m, STAGING_COUNTS, 4 * num_ranks * sizeof(size_t), &mem));
-    size_t *sizes = mem;
-    memset(sizes, 0, 4 * num_ranks * sizeof *sizes);
-    for (size_t p = 0; mine && p < num_ranks; p++)
-        sizes[p] = bytes;
-    sizes[2 * num_ranks + (size_t)last] = bytes;
-    return m->dc->ops->alltoallv(m->dc, act, sizes, sizes + num_ranks, all, sizes + 2 * num_ranks,
-                                 sizes + 3 * num_ranks);
+    return qep_device_move(m->dc, last, QEP_EVERY_RANK, act, all, bytes);
 }
 
 static enum qep_status draw_tokens(struct qep_model *m, int side) {
@@ -213,9 +204,9 @@ enum qep_status qep_model_decode_take(struct qep_model *m, int32_t *tokens) {
  * [vocab_size]. */
 static enum qep_status fetch_logits(struct qep_model *m, const struct qep_plan *plan, float *row) {
     struct model_decode *d = m->decode;
-    size_t num_ranks = (size_t)m->placement->num_ranks, vocab = (size_t)m->weights->lm_head.rows;
+    size_t vocab = (size_t)m->weights->lm_head.rows;
     int32_t sequence, number;
-    void *mine, *mem;
+    void *mine;
     QEP_TRY(decode_plan_read_logits(plan, &sequence, &number));
     if (d == NULL || sequence < 0 || sequence >= d->num_sequences || number < 0 ||
         number >= d->issued || number < d->issued - DECODE_UNDER_WAY)
@@ -225,17 +216,7 @@ static enum qep_status fetch_logits(struct qep_model *m, const struct qep_plan *
     QEP_TRY(model_staging(m, STAGING_LOGITS_SEND, vocab * sizeof *row, &mine));
     QEP_TRY(OPS->download(m->be, mine, d->side[side].logits + (size_t)d->index[sequence] * vocab,
                           vocab * sizeof *row));
-    QEP_TRY(model_staging(m, STAGING_COUNTS, 4 * num_ranks * sizeof(size_t), &mem));
-    size_t *sizes = mem, *recv_bytes = sizes + 2 * num_ranks, *recv_offset = recv_bytes + num_ranks;
-    memset(sizes, 0, 4 * num_ranks * sizeof *sizes);
-    sizes[0] = vocab * sizeof *row;
-    for (size_t p = 0; m->comm->rank == 0 && p < num_ranks; p++) {
-        struct qep_range range = m->placement->vocab_rows[p];
-        recv_bytes[p] = (size_t)(range.end - range.begin) * sizeof *row;
-        recv_offset[p] = (size_t)range.begin * sizeof *row;
-    }
-    return m->comm->ops->alltoallv(m->comm, mine, sizes, sizes + num_ranks, row, recv_bytes,
-                                   recv_offset);
+    return model_gather_logits(m, 1, mine, row);
 }
 
 /* All ranks take what is under way: afterwards BEGIN or LOGITS may come. */

@@ -1,8 +1,6 @@
 /* The MLP of dense models, on the layer's owner. */
 #include "model/internal.h"
 
-#include <string.h>
-
 #define OPS (m->be->ops)
 
 static enum qep_status mlp(struct qep_model *m, int32_t layer, float *hidden, int32_t n) {
@@ -23,27 +21,19 @@ static enum qep_status mlp(struct qep_model *m, int32_t layer, float *hidden, in
 }
 
 /* The rows to owner(layer + 1), from device to device. */
-static enum qep_status move_device(struct qep_model *m, int32_t layer, int32_t n) {
-    size_t row_bytes = (size_t)m->config->hidden_size * 4, num_ranks = (size_t)m->comm->num_ranks;
+static enum qep_status move_device(struct qep_model *m, int32_t layer) {
     int from = qep_owner(m->placement, layer, 0), to = qep_owner(m->placement, layer + 1, 0);
-    int32_t next = m->phase.padded_rows > 0 ? m->phase.padded_rows : m->phase.num_rows;
-    void *mem, *moved, *hidden;
+    int32_t rows = m->phase.padded_rows > 0 ? m->phase.padded_rows : m->phase.num_rows;
+    size_t row_bytes = (size_t)m->config->hidden_size * 4, bytes = (size_t)rows * row_bytes;
+    void *moved, *hidden;
     if (m->placement->attention == QEP_ATTENTION_SEQUENCES || from == to)
         return m->phase.rows.decode ? QEP_OK : qep_comm_barrier(m->comm);
-    QEP_TRY(model_staging(m, STAGING_COUNTS, 4 * num_ranks * sizeof(size_t), &mem));
-    size_t *sizes = mem;
-    memset(sizes, 0, 4 * num_ranks * sizeof *sizes);
-    if (m->comm->rank == from)
-        sizes[to] = (size_t)n * row_bytes;
-    if (m->comm->rank == to)
-        sizes[2 * num_ranks + (size_t)from] = (size_t)next * row_bytes;
-    QEP_TRY(model_scratch(m, SCRATCH_BASE, (size_t)next, row_bytes, &moved));
-    QEP_TRY(m->dc->ops->alltoallv(m->dc, m->scratch[SCRATCH_HIDDEN].data, sizes, sizes + num_ranks,
-                                  moved, sizes + 2 * num_ranks, sizes + 3 * num_ranks));
+    QEP_TRY(model_scratch(m, SCRATCH_BASE, (size_t)rows, row_bytes, &moved));
+    QEP_TRY(qep_device_move(m->dc, from, to, m->scratch[SCRATCH_HIDDEN].data, moved, bytes));
     if (m->comm->rank != to)
         return QEP_OK;
-    QEP_TRY(model_scratch(m, SCRATCH_HIDDEN, (size_t)next, row_bytes, &hidden));
-    return m->be->device->copy(m->be, hidden, moved, (size_t)next * row_bytes);
+    QEP_TRY(model_scratch(m, SCRATCH_HIDDEN, (size_t)rows, row_bytes, &hidden));
+    return m->be->device->copy(m->be, hidden, moved, bytes);
 }
 
 enum qep_status model_dense(struct qep_model *m, int32_t layer) {
@@ -57,7 +47,7 @@ enum qep_status model_dense(struct qep_model *m, int32_t layer) {
     if (m->comm->num_ranks == 1)
         return QEP_OK;
     if (m->be->device != NULL)
-        return move_device(m, layer, n);
+        return move_device(m, layer);
     QEP_TRY(model_staging(m, STAGING_BASE, (size_t)n * row_bytes, &host));
     QEP_TRY(OPS->download(m->be, host, hidden, (size_t)n * row_bytes));
     QEP_TRY(qep_exchange_move(m->exchange, &m->phase.rows, layer, host, &moved, &next));

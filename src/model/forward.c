@@ -115,6 +115,8 @@ enum qep_status qep_model_create(struct qep_comm *comm, struct qep_backend *be,
                                  c->num_experts > 0 ? c->num_experts_per_tok : 1, &m->exchange);
     }
     if (st == QEP_OK)
+        st = qep_messages_create(placement->num_ranks, &m->messages);
+    if (st == QEP_OK)
         st = model_device_create(m);
     if (st != QEP_OK) {
         m->weights = NULL; /* stays the caller's */
@@ -136,6 +138,7 @@ void qep_model_destroy(struct qep_model *m) {
     model_device_destroy(m);
     phase_free(&m->phase);
     qep_exchange_destroy(m->exchange);
+    qep_messages_free(&m->messages);
     qep_cache_destroy(m->cache);
     qep_weights_destroy(m->weights);
     free(m);

@@ -67,31 +67,19 @@ static enum qep_status own_rows(struct qep_model *m, const struct slice *s, size
 /* All rows of the slice to all ranks, in rank order. */
 static enum qep_status share_rows(struct qep_model *m, const struct slice *s, size_t row_bytes,
                                   void **rows) {
-    int num_ranks = m->comm->num_ranks;
-    size_t *sizes = calloc(4 * (size_t)num_ranks, sizeof *sizes);
+    struct qep_messages *msg = &m->messages;
     void *send;
-    if (sizes == NULL)
-        return qep_fail(QEP_ERR_SYSTEM, "head: out of memory");
-    size_t *send_bytes = sizes, *send_offset = sizes + num_ranks,
-           *recv_bytes = sizes + 2 * num_ranks, *recv_offset = sizes + 3 * num_ranks, at = 0;
+    qep_messages_clear(msg);
     for (int32_t i = 0; i < s->n; i++)
-        recv_bytes[s->owner[i]] += row_bytes;
-    for (int p = 0; p < num_ranks; p++) {
-        recv_offset[p] = at;
-        at += recv_bytes[p];
-        send_bytes[p] = recv_bytes[m->comm->rank];
-    }
-    (void)send_offset; /* all zero: every rank gets the same rows */
-    enum qep_status st = model_staging(m, STAGING_HEAD_SEND, (size_t)SLICE_ROWS * row_bytes, &send);
-    if (st == QEP_OK)
-        st = model_staging(m, STAGING_HEAD_RECV, (size_t)SLICE_ROWS * row_bytes, rows);
-    if (st == QEP_OK)
-        st = own_rows(m, s, row_bytes, send);
-    if (st == QEP_OK)
-        st = m->comm->ops->alltoallv(m->comm, send, send_bytes, send_offset, *rows, recv_bytes,
-                                     recv_offset);
-    free(sizes);
-    return st;
+        msg->recv_bytes[s->owner[i]] += row_bytes;
+    qep_messages_lay_out(msg); /* every rank gets the same rows: send_offset is 0 */
+    for (int p = 0; p < m->comm->num_ranks; p++)
+        msg->send_bytes[p] = msg->recv_bytes[m->comm->rank];
+    QEP_TRY(model_staging(m, STAGING_HEAD_SEND, (size_t)SLICE_ROWS * row_bytes, &send));
+    QEP_TRY(model_staging(m, STAGING_HEAD_RECV, (size_t)SLICE_ROWS * row_bytes, rows));
+    QEP_TRY(own_rows(m, s, row_bytes, send));
+    return m->comm->ops->alltoallv(m->comm, send, msg->send_bytes, msg->send_offset, *rows,
+                                   msg->recv_bytes, msg->recv_offset);
 }
 
 /* Logits of this rank's vocabulary rows, [n, local rows], on the host. */
@@ -110,28 +98,18 @@ static enum qep_status local_logits(struct qep_model *m, int32_t n, size_t row_b
     return OPS->download(m->be, *out, logits, bytes);
 }
 
-/* Every rank's logits to rank 0: *joined holds rank 0's [n, rows 0], rank 1's [n, rows 1], ... */
-static enum qep_status gather_logits(struct qep_model *m, int32_t n, const void *mine,
-                                     void **joined) {
-    int num_ranks = m->comm->num_ranks;
-    size_t *sizes = calloc(4 * (size_t)num_ranks, sizeof *sizes);
-    if (sizes == NULL)
-        return qep_fail(QEP_ERR_SYSTEM, "head: out of memory");
-    size_t *send_bytes = sizes, *send_offset = sizes + num_ranks,
-           *recv_bytes = sizes + 2 * num_ranks, *recv_offset = sizes + 3 * num_ranks, at = 0;
-    send_bytes[0] = (size_t)n * (size_t)m->weights->lm_head.rows * 4;
-    for (int p = 0; m->comm->rank == 0 && p < num_ranks; p++) {
+enum qep_status model_gather_logits(struct qep_model *m, int32_t n, const void *mine,
+                                    void *joined) {
+    struct qep_messages *msg = &m->messages;
+    qep_messages_clear(msg);
+    msg->send_bytes[0] = (size_t)n * (size_t)m->weights->lm_head.rows * 4;
+    for (int p = 0; m->comm->rank == 0 && p < m->comm->num_ranks; p++) {
         struct qep_range range = m->placement->vocab_rows[p];
-        recv_bytes[p] = (size_t)n * (size_t)(range.end - range.begin) * 4;
-        recv_offset[p] = at;
-        at += recv_bytes[p];
+        msg->recv_bytes[p] = (size_t)n * (size_t)(range.end - range.begin) * 4;
     }
-    enum qep_status st = model_staging(m, STAGING_LOGITS_RECV, at, joined);
-    if (st == QEP_OK)
-        st = m->comm->ops->alltoallv(m->comm, mine, send_bytes, send_offset, *joined, recv_bytes,
-                                     recv_offset);
-    free(sizes);
-    return st;
+    qep_messages_lay_out(msg);
+    return m->comm->ops->alltoallv(m->comm, mine, msg->send_bytes, msg->send_offset, joined,
+                                   msg->recv_bytes, msg->recv_offset);
 }
 
 static enum qep_status deliver(struct qep_model *m, const struct slice *s, const char *joined,
@@ -163,7 +141,9 @@ static enum qep_status run_slice(struct qep_model *m, struct slice *s, qep_logit
     order_slice(m, s);
     QEP_TRY(share_rows(m, s, row_bytes, &rows));
     QEP_TRY(local_logits(m, s->n, row_bytes, rows, &mine));
-    QEP_TRY(gather_logits(m, s->n, mine, &joined));
+    size_t joined_bytes = m->comm->rank == 0 ? (size_t)s->n * (size_t)m->config->vocab_size * 4 : 0;
+    QEP_TRY(model_staging(m, STAGING_LOGITS_RECV, joined_bytes, &joined));
+    QEP_TRY(model_gather_logits(m, s->n, mine, joined));
     if (m->comm->rank == 0)
         QEP_TRY(deliver(m, s, joined, on_logits, ctx));
     s->n = 0;

@@ -4,7 +4,7 @@
 
 #include "model/model.h"
 
-#include "dist/device_comm.h"
+#include "dist/device_exchange.h"
 #include "kernels/device_ops.h"
 
 /* Device scratch, reused from layer to layer; each id is one growing block. */
@@ -59,7 +59,6 @@ enum staging_id {
     STAGING_LOGITS_SEND,
     STAGING_LOGITS_RECV,
     STAGING_ROW,
-    STAGING_COUNTS,
     STAGING_COUNT
 };
 
@@ -95,6 +94,7 @@ struct qep_model {
     struct qep_weights *weights;
     struct qep_cache *cache;
     struct qep_exchange *exchange;
+    struct qep_messages messages; /* of the head */
     struct qep_watchdog *dog;
     struct qep_attention_dims attention_dims;
     struct qep_delta_dims delta_dims;
@@ -146,6 +146,10 @@ enum qep_status model_dense(struct qep_model *m, int32_t layer);
 
 /* Final norm, lm_head over all ranks, logits to rank 0. Collective. */
 enum qep_status model_head(struct qep_model *m, qep_logits_fn *on_logits, void *ctx);
+
+/* Collective: every rank's logits (host, [n, its vocabulary rows]) to rank 0, where joined holds
+ * rank 0's, then rank 1's, ... */
+enum qep_status model_gather_logits(struct qep_model *m, int32_t n, const void *mine, void *joined);
 
 /* What model_moe_device needs besides; QEP_ERR_DATA naming a limit of the backend. */
 enum qep_status model_device_create(struct qep_model *m);

@@ -13,7 +13,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
-#include "dist/device_comm.h"
+#include "dist/device_exchange.h"
 #include "kernels/device_ops.h"
 
 #include <stdlib.h>
@@ -30,9 +30,7 @@ struct model_device {
     struct qep_expert_range *ranges;
     const void *ranges_at; /* where the second was uploaded to */
     int32_t num_ranges;
-    /* host, [num_ranks] unless said */
-    int32_t *counts; /* [num_ranks, num_ranks] rows from (row) to (column) */
-    size_t *sizes;   /* [4, num_ranks] */
+    struct qep_device_exchange *exchange;
 };
 
 /* One layer's dispatch and combine on this rank. */
@@ -64,10 +62,6 @@ static int32_t num_ranges_of(const struct qep_placement *pl, int rank) {
     return pl->dyadic_begin[rank + 1] - pl->dyadic_begin[rank];
 }
 
-static bool has_experts(const struct qep_placement *pl, int rank) {
-    return pl->experts[rank].end > pl->experts[rank].begin;
-}
-
 static enum qep_status upload_table(struct qep_model *m, const int32_t *host, int32_t count,
                                     int32_t **dev) {
     void *mem = NULL;
@@ -91,7 +85,6 @@ static enum qep_status create_sets(struct qep_model *m, struct model_device *d) 
 
 enum qep_status model_device_create(struct qep_model *m) {
     const struct qep_placement *pl = m->placement;
-    size_t ranks = (size_t)pl->num_ranks;
     if (m->be->device == NULL)
         return QEP_OK;
     QEP_TRY(DEV->check_dims(m->be, &m->attention_dims, &m->delta_dims));
@@ -109,8 +102,7 @@ enum qep_status model_device_create(struct qep_model *m) {
     d->num_ranges = pl->dyadic_begin[pl->num_ranks];
     QEP_TRY(qep_calloc(2 * (size_t)d->num_ranges, sizeof *d->ranges, "expert ranges",
                        (void **)&d->ranges));
-    QEP_TRY(qep_calloc(ranks * ranks, sizeof *d->counts, "row counts", (void **)&d->counts));
-    QEP_TRY(qep_calloc(4 * ranks, sizeof *d->sizes, "message sizes", (void **)&d->sizes));
+    QEP_TRY(qep_device_exchange_create(m->comm, m->dc, pl, &d->exchange));
     QEP_TRY(upload_table(m, pl->expert_dyadic, pl->num_experts, &d->expert_range));
     QEP_TRY(upload_table(m, pl->expert_rank, pl->num_experts, &d->expert_rank));
     return create_sets(m, d);
@@ -126,8 +118,7 @@ void model_device_destroy(struct qep_model *m) {
     OPS->free(m->be, d->expert_rank);
     free(d->sets);
     free(d->ranges);
-    free(d->counts);
-    free(d->sizes);
+    qep_device_exchange_destroy(d->exchange);
     free(d);
 }
 
@@ -147,43 +138,6 @@ static int32_t rows_of(const struct qep_model *m, int32_t layer, int rank) {
     return n;
 }
 
-/* Who gets the partials of the rows that came from `source`. */
-static int next_owner(const struct qep_model *m, int32_t layer, int source) {
-    return m->placement->attention == QEP_ATTENTION_SEQUENCES
-               ? source
-               : qep_owner(m->placement, layer + 1, 0);
-}
-
-/* counts[p * P + q]: rows that p sends to q. Decode: from the plan. */
-static void count_decode(struct qep_model *m, const struct flow *f) {
-    int num_ranks = m->placement->num_ranks;
-    for (int p = 0; p < num_ranks; p++) {
-        int32_t rows = rows_of(m, f->layer, p);
-        for (int q = 0; q < num_ranks; q++)
-            m->device->counts[p * num_ranks + q] = has_experts(m->placement, q) ? rows : 0;
-    }
-}
-
-static enum qep_status share_counts(struct qep_model *m, const int32_t *counts_dev) {
-    size_t num_ranks = (size_t)m->placement->num_ranks, bytes = num_ranks * sizeof(int32_t);
-    void *mine;
-    QEP_TRY(model_staging(m, STAGING_COUNTS, bytes, &mine));
-    memset(mine, 0, bytes);
-    if (counts_dev != NULL)
-        QEP_TRY(OPS->download(m->be, mine, counts_dev, bytes));
-    return m->comm->ops->allgather(m->comm, mine, m->device->counts, bytes);
-}
-
-/* Offsets of messages that lie one behind the other; returns the end. */
-static size_t lay_out(const size_t *bytes, size_t *offset, int num_ranks) {
-    size_t at = 0;
-    for (int p = 0; p < num_ranks; p++) {
-        offset[p] = at;
-        at += bytes[p];
-    }
-    return at;
-}
-
 /* ---- dispatch ---- */
 
 static enum qep_status own_lists(struct qep_model *m, const struct qep_topk *topk, int32_t n,
@@ -201,13 +155,11 @@ static enum qep_status own_lists(struct qep_model *m, const struct qep_topk *top
 /* Packs the rows of every destination one behind the other. lists NULL: all rows, once. */
 static enum qep_status pack_rows(struct qep_model *m, const struct flow *f, const int32_t *lists,
                                  void **packets) {
+    const struct qep_device_exchange *ex = m->device->exchange;
     int num_ranks = m->placement->num_ranks;
-    const int32_t *counts = m->device->counts + (size_t)m->comm->rank * (size_t)num_ranks;
-    size_t total = 0;
-    for (int p = 0; p < num_ranks; p++)
-        total += (size_t)counts[p];
-    total = lists == NULL ? (size_t)f->n : total;
-    QEP_TRY(model_scratch(m, SCRATCH_PACKETS, total, f->packet_bytes, packets));
+    const int32_t *counts = ex->counts + (size_t)m->comm->rank * (size_t)num_ranks;
+    int32_t total = lists == NULL ? f->n : qep_device_exchange_sent(ex, m->comm->rank);
+    QEP_TRY(model_scratch(m, SCRATCH_PACKETS, (size_t)total, f->packet_bytes, packets));
     if (f->n == 0)
         return QEP_OK;
     if (lists == NULL)
@@ -222,29 +174,10 @@ static enum qep_status pack_rows(struct qep_model *m, const struct flow *f, cons
     return QEP_OK;
 }
 
-/* Every rank brings as many rows as the others: one all-gather does. */
-static bool is_gather(const struct qep_model *m) {
-    int num_ranks = m->placement->num_ranks;
-    if (!m->phase.rows.decode || m->placement->attention != QEP_ATTENTION_SEQUENCES)
-        return false;
-    for (int i = 0; i < num_ranks * num_ranks; i++)
-        if (m->device->counts[i] != m->device->counts[0] || m->device->counts[i] == 0)
-            return false;
-    return true;
-}
-
 static enum qep_status send_packets(struct qep_model *m, struct flow *f, const void *packets) {
-    int num_ranks = m->placement->num_ranks, me = m->comm->rank;
-    const int32_t *counts = m->device->counts;
-    size_t *send_bytes = m->device->sizes, *send_offset = send_bytes + num_ranks,
-           *recv_bytes = send_offset + num_ranks, *recv_offset = recv_bytes + num_ranks;
+    struct qep_device_exchange *ex = m->device->exchange;
     void *recv;
-    f->num_recv = 0;
-    for (int p = 0; p < num_ranks; p++) {
-        send_bytes[p] = (size_t)counts[me * num_ranks + p] * f->packet_bytes;
-        recv_bytes[p] = (size_t)counts[p * num_ranks + me] * f->packet_bytes;
-        f->num_recv += counts[p * num_ranks + me];
-    }
+    f->num_recv = qep_device_exchange_received(ex, m->comm->rank);
     QEP_TRY(model_scratch(m, SCRATCH_RECV, (size_t)f->num_recv, f->packet_bytes, &recv));
     f->rows = recv;
     f->row_stride = f->packet_bytes;
@@ -256,26 +189,31 @@ static enum qep_status send_packets(struct qep_model *m, struct flow *f, const v
         .idx_stride = f->packet_bytes,
         .weights_stride = f->packet_bytes,
         .top_k = f->topk.top_k};
-    if (is_gather(m))
-        return m->dc->ops->allgather(m->dc, packets, recv, send_bytes[0]);
-    lay_out(recv_bytes, recv_offset, num_ranks);
-    lay_out(send_bytes, send_offset, num_ranks);
-    if (m->phase.rows.decode) /* the same packets for everybody */
-        memset(send_offset, 0, (size_t)num_ranks * sizeof *send_offset);
-    return m->dc->ops->alltoallv(m->dc, packets, send_bytes, send_offset, recv, recv_bytes,
-                                 recv_offset);
+    return qep_device_exchange_dispatch(ex, m->phase.rows.decode, packets, f->packet_bytes, recv);
+}
+
+/* From the plan in decode, else from the routing, whose counts [num_ranks] lie on the device. */
+static enum qep_status count_rows(struct qep_model *m, const struct flow *f,
+                                  const int32_t *counts_dev) {
+    struct qep_device_exchange *ex = m->device->exchange;
+    size_t bytes = (size_t)m->placement->num_ranks * sizeof *ex->mine;
+    if (m->phase.rows.decode) {
+        for (int p = 0; p < m->placement->num_ranks; p++)
+            qep_device_exchange_count(ex, p, rows_of(m, f->layer, p));
+        return QEP_OK;
+    }
+    memset(ex->mine, 0, bytes);
+    if (counts_dev != NULL)
+        QEP_TRY(OPS->download(m->be, ex->mine, counts_dev, bytes));
+    return qep_device_exchange_share_counts(ex);
 }
 
 static enum qep_status dispatch(struct qep_model *m, struct flow *f) {
     int32_t *rows = NULL, *positions = NULL, *counts = NULL;
     void *packets;
-    if (m->phase.rows.decode) {
-        count_decode(m, f);
-    } else {
-        if (f->n > 0)
-            QEP_TRY(own_lists(m, &f->topk, f->n, &rows, &positions, &counts));
-        QEP_TRY(share_counts(m, counts));
-    }
+    if (!m->phase.rows.decode && f->n > 0)
+        QEP_TRY(own_lists(m, &f->topk, f->n, &rows, &positions, &counts));
+    QEP_TRY(count_rows(m, f, counts));
     f->positions = positions;
     QEP_TRY(pack_rows(m, f, rows, &packets));
     return send_packets(m, f, packets);
@@ -285,7 +223,7 @@ static enum qep_status dispatch(struct qep_model *m, struct flow *f) {
 
 /* Base rows and ids go where the sum is taken. */
 static enum qep_status move_base(struct qep_model *m, struct flow *f) {
-    int num_ranks = m->placement->num_ranks, me = m->comm->rank;
+    int me = m->comm->rank;
     int32_t k = f->topk.top_k;
     size_t base_bytes = (size_t)m->config->hidden_size * 4, id_bytes = (size_t)k * 4;
     int from = qep_owner(m->placement, f->layer, 0), to = qep_owner(m->placement, f->layer + 1, 0);
@@ -293,25 +231,12 @@ static enum qep_status move_base(struct qep_model *m, struct flow *f) {
     f->num_next = rows_of(m, f->layer + 1, me);
     if (m->placement->attention == QEP_ATTENTION_SEQUENCES || from == to)
         return QEP_OK;
-    size_t *send_bytes = m->device->sizes, *send_offset = send_bytes + num_ranks,
-           *recv_bytes = send_offset + num_ranks, *recv_offset = recv_bytes + num_ranks;
-    memset(m->device->sizes, 0, 4 * (size_t)num_ranks * sizeof *send_bytes);
     void *base = m->scratch[SCRATCH_HIDDEN].data, *next_base = NULL, *next_ids = NULL;
     QEP_TRY(model_scratch(m, SCRATCH_BASE, (size_t)f->num_next, base_bytes, &next_base));
     QEP_TRY(model_scratch(m, SCRATCH_NEXT_IDS, (size_t)f->num_next, id_bytes, &next_ids));
     size_t rows = (size_t)rows_of(m, f->layer, from);
-    if (me == from)
-        send_bytes[to] = rows * base_bytes;
-    if (me == to)
-        recv_bytes[from] = rows * base_bytes;
-    QEP_TRY(m->dc->ops->alltoallv(m->dc, base, send_bytes, send_offset, next_base, recv_bytes,
-                                  recv_offset));
-    if (me == from)
-        send_bytes[to] = rows * id_bytes;
-    if (me == to)
-        recv_bytes[from] = rows * id_bytes;
-    QEP_TRY(m->dc->ops->alltoallv(m->dc, f->topk.idx, send_bytes, send_offset, next_ids, recv_bytes,
-                                  recv_offset));
+    QEP_TRY(qep_device_move(m->dc, from, to, base, next_base, rows * base_bytes));
+    QEP_TRY(qep_device_move(m->dc, from, to, f->topk.idx, next_ids, rows * id_bytes));
     f->next = plain_topk(next_ids, NULL, k);
     f->positions = NULL;
     if (me != to)
@@ -362,7 +287,7 @@ static enum qep_status layer_ranges(struct qep_model *m, const struct flow *f,
     *dev = m->phase.ranges;
     if (*dev != NULL)
         return QEP_OK;
-    model_device_ranges(m, d->counts + (size_t)source * (size_t)num_ranks, d->ranges);
+    model_device_ranges(m, d->exchange->counts + (size_t)source * (size_t)num_ranks, d->ranges);
     QEP_TRY(model_scratch(m, SCRATCH_RANGES, bytes, 1, &mem));
     *dev = mem;
     if (d->ranges_at == mem && memcmp(last, d->ranges, bytes) == 0)
@@ -401,41 +326,15 @@ static enum qep_status run_experts(struct qep_model *m, struct flow *f,
     return DEV->routed(m->be, &args, f->partials);
 }
 
-/* Rows of partials that owner(l + 1) = this rank gets from p. */
-static int32_t partial_rows(const struct qep_model *m, const struct flow *f, int p) {
-    int num_ranks = m->placement->num_ranks;
-    int32_t rows = 0;
-    for (int q = 0; q < num_ranks; q++)
-        if (next_owner(m, f->layer, q) == m->comm->rank)
-            rows += m->device->counts[q * num_ranks + p];
-    return rows;
-}
-
 static enum qep_status send_partials(struct qep_model *m, const struct flow *f,
                                      const float **partials) {
-    const struct qep_placement *pl = m->placement;
-    int num_ranks = pl->num_ranks, me = m->comm->rank;
-    size_t cols = (size_t)m->config->hidden_size * 4;
-    size_t *send_bytes = m->device->sizes, *send_offset = send_bytes + num_ranks,
-           *recv_bytes = send_offset + num_ranks, *recv_offset = recv_bytes + num_ranks;
-    memset(m->device->sizes, 0, 4 * (size_t)num_ranks * sizeof *send_bytes);
-    for (int q = 0; q < num_ranks; q++) /* `layers`: one source has all rows */
-        send_bytes[next_owner(m, f->layer, q)] +=
-            (size_t)m->device->counts[q * num_ranks + me] * (size_t)num_ranges_of(pl, me) * cols;
-    for (int p = 0; p < num_ranks; p++)
-        recv_bytes[p] = (size_t)partial_rows(m, f, p) * (size_t)num_ranges_of(pl, p) * cols;
-    lay_out(send_bytes, send_offset, num_ranks);
-    size_t total = lay_out(recv_bytes, recv_offset, num_ranks);
+    struct qep_device_exchange *ex = m->device->exchange;
+    size_t row_bytes = (size_t)m->config->hidden_size * 4;
     void *recv;
-    QEP_TRY(model_scratch(m, SCRATCH_SUM_IN, total, 1, &recv));
+    QEP_TRY(model_scratch(m, SCRATCH_SUM_IN,
+                          qep_device_exchange_combine_bytes(ex, f->layer, row_bytes), 1, &recv));
     *partials = recv;
-    bool equal = is_gather(m);
-    for (int p = 0; p < num_ranks; p++)
-        equal = equal && send_bytes[p] == send_bytes[0] && recv_bytes[p] == send_bytes[0];
-    if (equal && send_bytes[0] > 0)
-        return m->dc->ops->alltoall(m->dc, f->partials, recv, send_bytes[0]);
-    return m->dc->ops->alltoallv(m->dc, f->partials, send_bytes, send_offset, recv, recv_bytes,
-                                 recv_offset);
+    return qep_device_exchange_combine(ex, m->phase.rows.decode, f->partials, recv);
 }
 
 static enum qep_status sum_up(struct qep_model *m, const struct flow *f, const float *partials,
@@ -464,7 +363,7 @@ static enum qep_status exchange(struct qep_model *m, struct flow *f) {
     if (num_ranks > 1)
         QEP_TRY(dispatch(m, f));
     else
-        m->device->counts[0] = f->n;
+        m->device->exchange->counts[0] = f->n;
     if (num_ranks > 1)
         QEP_TRY(move_base(m, f));
     QEP_TRY(layer_ranges(m, f, &ranges));

@@ -6,7 +6,8 @@
 #include <stdio.h>
 
 static void (*const bodies[])(struct rank_arg *) = {alltoallv_body, nothing_body, allgather_body,
-                                                    alltoall_body,  chain_body,   warm_up_body};
+                                                    alltoall_body,  chain_body,   move_body,
+                                                    warm_up_body};
 
 int main(void) {
     struct rank_arg arg = {.device = &plain_device};

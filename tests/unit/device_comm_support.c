@@ -246,6 +246,25 @@ void chain_body(struct rank_arg *arg) {
     free(all);
 }
 
+/* From every rank to every rank, and from every rank to all. */
+void move_body(struct rank_arg *arg) {
+    enum { BYTES = 777 };
+    int me = arg->comm->rank, num_ranks = arg->comm->num_ranks;
+    for (int from = 0; from < num_ranks; from++)
+        for (int to = QEP_EVERY_RANK; to < num_ranks; to++) {
+            unsigned char *sent = filled(BYTES, 31 * from + to), *mine = filled(BYTES, -1 - me);
+            void *send = put_bytes(arg, me == from ? sent : mine, BYTES);
+            void *recv = put_bytes(arg, mine, BYTES);
+            RANK_CHECK(qep_device_move(arg->dc, from, to, send, recv, BYTES) == QEP_OK);
+            RANK_CHECK(arg->dc->ops->wait(arg->dc) == QEP_OK);
+            bool gets = to == QEP_EVERY_RANK || to == me;
+            RANK_CHECK(take_and_compare(arg, recv, gets ? sent : mine, BYTES));
+            RANK_CHECK(take_and_compare(arg, send, me == from ? sent : mine, BYTES));
+            free(sent);
+            free(mine);
+        }
+}
+
 void warm_up_body(struct rank_arg *arg) {
     size_t bytes = QEP_DEVICE_WARM_UP_BYTES * (size_t)arg->comm->num_ranks;
     unsigned char *host = filled(bytes, 1);

@@ -54,6 +54,7 @@ void allgather_body(struct rank_arg *arg);
 void alltoall_body(struct rank_arg *arg);
 /* Collectives one after the other, each on what the one before received, with no wait between. */
 void chain_body(struct rank_arg *arg);
+void move_body(struct rank_arg *arg);
 void warm_up_body(struct rank_arg *arg);
 
 #endif

@@ -109,7 +109,8 @@ static const int rank_counts[] = {1, 2, 3, 4, 7};
 enum { NUM_RANK_COUNTS = sizeof rank_counts / sizeof rank_counts[0] };
 
 static void (*const bodies[])(struct rank_arg *) = {alltoallv_body, nothing_body, allgather_body,
-                                                    alltoall_body,  chain_body,   warm_up_body};
+                                                    alltoall_body,  chain_body,   move_body,
+                                                    warm_up_body};
 enum { NUM_BODIES = sizeof bodies / sizeof bodies[0] };
 
 START_TEST(staged_moves_what_the_host_transport_moves) {
