@@ -85,7 +85,7 @@ static void bench_delta(struct qep_backend *be, int32_t rows) {
     float *a = noise(n * heads), *b = noise(n * heads), *head = noise(heads);
     float *w = noise(channels * 4), *out = must_alloc(n * heads * 128 * sizeof *out);
     float *state = must_alloc(SLOTS * states * sizeof *state);
-    float *conv_state = must_alloc(SLOTS * channels * 3 * sizeof *conv_state);
+    float *conv_state = must_alloc(SLOTS * channels * 4 * sizeof *conv_state);
     double conv_start = 0.0, start = 0.0;
     for (int pass = 0; pass < 4; pass++) {
         if (pass == 1)

@@ -102,6 +102,12 @@ struct qep_delta_dims {
     float eps; /* of the gated norm */
 };
 
+/* The row of conv_state that holds the input of a position (>= -kernel; before a sequence's first
+ * one, the zeros its slot starts with). */
+static inline int32_t qep_conv_row(int32_t position, int32_t kernel) {
+    return (position + kernel) % kernel;
+}
+
 /* Routed experts on the rows that reached this rank. Items are (row, expert) pairs sorted by
  * expert, then row. */
 struct qep_expert_args {
@@ -192,8 +198,9 @@ struct qep_backend_ops {
 
     /* Gated DeltaNet, MODEL section 5.2. conv: out = silu(depthwise causal conv of qkv [n, C]), C =
      * 2 * key heads * key_head_dim + value heads * value_head_dim; weight f32 [C, K] dev;
-     * conv_state f32 [slots, C, K - 1] holds the last K - 1 inputs (oldest first) and is updated.
-     * out may not be qkv. */
+     * conv_state f32 [slots, K, C] holds the last K inputs, each in the row qep_conv_row of its
+     * position, and is updated; a decode step writes a row of it that it does not read. out may not
+     * be qkv. */
     enum qep_status (*delta_conv)(struct qep_backend *be, const struct qep_delta_dims *dims,
                                   const struct qep_batch *batch, float *out, const float *qkv,
                                   const float *weight, float *conv_state);

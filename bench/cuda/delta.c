@@ -49,7 +49,7 @@ static enum qep_status prepare(struct bench *b, struct call *c, int rotations) {
     const struct qep_delta_dims *d = &c->dims;
     size_t rows = (size_t)c->batch.num_rows, channels = num_channels(d);
     size_t slots = (size_t)rotations * (size_t)c->batch.num_spans;
-    size_t tail = channels * (size_t)(d->conv_kernel_dim - 1), heads = (size_t)d->num_value_heads;
+    size_t tail = channels * (size_t)d->conv_kernel_dim, heads = (size_t)d->num_value_heads;
     void *dev = NULL;
     for (size_t i = 0; i < slots; i++) {
         int32_t per_span = c->batch.num_rows / c->batch.num_spans;

@@ -24,52 +24,53 @@ struct conv_job {
     float *out;
     const float *qkv, *weight;
     float *state;
-    size_t channels, kernel;
+    size_t channels;
+    int32_t kernel;
 };
 
 /* Some channels of one span, a lane each. */
 struct conv_unit {
-    float taps[CONV_MAX_KERNEL][CONV_LANES], past[CONV_MAX_KERNEL][CONV_LANES];
+    float taps[CONV_MAX_KERNEL][CONV_LANES];
     const float *rows; /* of the span, at the first channel */
-    size_t past_len, stride;
+    float *state;      /* of its slot, likewise */
+    size_t stride;
+    int32_t kernel, position; /* of the span's first row */
 };
 
-/* The inputs `t` rows after the span's start; before it, the state (oldest first). */
-static const float *conv_input(const struct conv_unit *unit, ptrdiff_t t) {
-    return t < 0 ? unit->past[(ptrdiff_t)unit->past_len + t]
-                 : unit->rows + (size_t)t * unit->stride;
+static float *conv_past(const struct conv_unit *unit, int32_t t) {
+    return unit->state + (size_t)qep_conv_row(unit->position + t, unit->kernel) * unit->stride;
+}
+
+/* The inputs `t` rows after the span's start; before it, from the state. */
+static const float *conv_input(const struct conv_unit *unit, int32_t t) {
+    return t < 0 ? conv_past(unit, t) : unit->rows + (size_t)t * unit->stride;
 }
 
 static void conv_lanes(const struct conv_job *job, const struct qep_span *span, size_t channel,
                        size_t lanes) {
     struct conv_unit unit;
-    size_t kernel = job->kernel, past_len = kernel - 1;
+    int32_t kernel = job->kernel;
     size_t at = (size_t)span->row0 * job->channels + channel;
-    float *state = job->state + ((size_t)span->slot * job->channels + channel) * past_len;
     unit.rows = job->qkv + at;
-    unit.past_len = past_len;
+    unit.state = job->state + (size_t)span->slot * job->channels * (size_t)kernel + channel;
     unit.stride = job->channels;
+    unit.kernel = kernel;
+    unit.position = span->position;
     for (size_t l = 0; l < lanes; l++)
-        for (size_t j = 0; j < kernel; j++) {
-            unit.taps[j][l] = job->weight[(channel + l) * kernel + j];
-            if (j < past_len)
-                unit.past[j][l] = state[l * past_len + j];
-        }
-    for (ptrdiff_t i = 0; i < span->num_rows; i++) {
+        for (int32_t j = 0; j < kernel; j++)
+            unit.taps[j][l] = job->weight[(channel + l) * (size_t)kernel + (size_t)j];
+    for (int32_t i = 0; i < span->num_rows; i++) {
         float sum[CONV_LANES] = {0}, *restrict out = job->out + at + (size_t)i * job->channels;
-        for (size_t j = 0; j < kernel; j++) {
-            const float *x = conv_input(&unit, i - (ptrdiff_t)(past_len - j));
+        for (int32_t j = 0; j < kernel; j++) {
+            const float *x = conv_input(&unit, i - (kernel - 1 - j));
             for (size_t l = 0; l < lanes; l++)
                 sum[l] += unit.taps[j][l] * x[l];
         }
         for (size_t l = 0; l < lanes; l++)
             out[l] = qep_siluf(sum[l]);
     }
-    for (size_t j = 0; j < past_len; j++) {
-        const float *x = conv_input(&unit, (ptrdiff_t)j + span->num_rows - (ptrdiff_t)past_len);
-        for (size_t l = 0; l < lanes; l++)
-            state[l * past_len + j] = x[l];
-    }
+    for (int32_t i = span->num_rows > kernel ? span->num_rows - kernel : 0; i < span->num_rows; i++)
+        memcpy(conv_past(&unit, i), conv_input(&unit, i), lanes * sizeof(float));
 }
 
 static void conv_channels(void *arg, int thread_idx, int num_threads) {
@@ -85,7 +86,7 @@ enum qep_status CPU(delta_conv)(struct qep_backend *be, const struct qep_delta_d
                                 const struct qep_batch *batch, float *out, const float *qkv,
                                 const float *weight, float *conv_state) {
     struct conv_job job = {
-        batch, out, qkv, weight, conv_state, num_channels(dims), (size_t)dims->conv_kernel_dim};
+        batch, out, qkv, weight, conv_state, num_channels(dims), dims->conv_kernel_dim};
     assert(dims->conv_kernel_dim >= 1 && dims->conv_kernel_dim <= CONV_MAX_KERNEL);
     cpu_run(be, (size_t)batch->num_rows * job.channels, conv_channels, &job);
     return QEP_OK;

@@ -5,20 +5,11 @@ namespace {
 
 enum { THREADS = 128, CONV_ROWS = 32 /* rows of a thread */ };
 
-/* Input of a channel `back` rows before row `row` of the span: from the rows, or from the state
- * (oldest first) before them. */
-__device__ __forceinline__ float conv_input(gptr<const float> x, size_t channels,
-                                            gptr<const float> state, int taps, int row) {
-    float v = 0.0f;
-    if (row >= 0)
-        v = x[static_cast<size_t>(row) * channels];
-    else
-        v = state[taps - 1 + row];
-    return v;
-}
+static_assert(static_cast<int>(CONV_ROWS) >= static_cast<int>(CUDA_MAX_CONV),
+              "later tiles than the first need no state");
 
-/* A thread per channel and CONV_ROWS rows; the one with the first rows also writes the new state,
- * after it has read the old one. K: taps, 0 = any number of them. Grid: channels, row tiles,
+/* A thread per channel and CONV_ROWS rows; the one with the first rows alone reads the state, and
+ * writes the new one afterwards. K: taps, 0 = any number of them. Grid: channels, row tiles,
  * spans. */
 template <int K>
 __global__ void __launch_bounds__(THREADS)
@@ -40,19 +31,18 @@ __global__ void __launch_bounds__(THREADS)
             dst[static_cast<size_t>(r) * width] = 0.0f;
         return;
     }
-    gptr<float> state = conv_state + (static_cast<size_t>(span.slot) * width + c) * (taps - 1);
-    float w[MOST], window[MOST], next[MOST];
+    gptr<float> state = conv_state + static_cast<size_t>(span.slot) * taps * width + c;
+    float w[MOST], window[MOST];
 #pragma unroll
     for (int j = 0; j < MOST; j++) {
-        w[j] = 0.0f;
-        window[j] = next[j] = 0.0f;
+        int row = first + j - (taps - 1);
+        w[j] = window[j] = 0.0f;
         if (j < taps)
             w[j] = weight[static_cast<size_t>(c) * taps + j];
-        if (j < taps - 1) {
-            window[j] = conv_input(x, width, state, taps, first + j - (taps - 1));
-            if (first == 0)
-                next[j] = conv_input(x, width, state, taps, span.num_rows + j - (taps - 1));
-        }
+        if (j < taps - 1 && row >= 0)
+            window[j] = x[row * width];
+        if (j < taps - 1 && row < 0)
+            window[j] = state[conv_row(span.position + row, taps) * width];
     }
     for (int r = first; r < until; r++) {
         float newest = x[static_cast<size_t>(r) * width], sum = 0.0f;
@@ -67,10 +57,10 @@ __global__ void __launch_bounds__(THREADS)
             window[j] = j == taps - 2 ? newest : window[j + 1];
         dst[static_cast<size_t>(r) * width] = qep_siluf(sum);
     }
-#pragma unroll
-    for (int j = 0; j < MOST; j++)
-        if (first == 0 && j < taps - 1)
-            state[j] = next[j];
+    for (int r = max(0, span.num_rows - taps); first == 0 && r < span.num_rows; r++) {
+        float v = x[static_cast<size_t>(r) * width];
+        state[conv_row(span.position + r, taps) * width] = v;
+    }
 }
 
 /* out = w * rms(o) * silu(z), a warp per head. */

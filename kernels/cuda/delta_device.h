@@ -11,6 +11,11 @@ __device__ __forceinline__ size_t delta_channels(const cuda_delta_args &args) {
            static_cast<size_t>(args.num_value_heads) * static_cast<size_t>(args.value_head_dim);
 }
 
+/* qep_conv_row for the device. */
+__device__ __forceinline__ size_t conv_row(int position, int taps) {
+    return static_cast<size_t>((position + taps) % taps);
+}
+
 /* 1 / sqrt(sum of squares + 1e-6) of x [dim]; the whole warp. */
 __device__ __forceinline__ float inverse_l2(gptr<const float> x, int dim) {
     float sum = 0.0f;

@@ -12,18 +12,14 @@ static size_t num_channels(const struct qep_delta_dims *dims) {
            (size_t)dims->num_value_heads * (size_t)dims->value_head_dim;
 }
 
-/* One channel over the rows of one span; x and out step over rows by `stride`. */
+/* One channel over the rows of one span; x, out and the state's rows step by `stride`. */
 static void conv_channel(const float *w, int32_t kernel, float *state, const float *x, float *out,
-                         size_t stride, int32_t num_rows) {
+                         size_t stride, int32_t position, int32_t num_rows) {
     for (int32_t i = 0; i < num_rows; i++) {
-        float newest = x[(size_t)i * stride], sum = 0.0f;
-        for (int32_t j = 0; j + 1 < kernel; j++)
-            sum += w[j] * state[j];
-        sum += w[kernel - 1] * newest;
-        for (int32_t j = 0; j + 2 < kernel; j++)
-            state[j] = state[j + 1];
-        if (kernel > 1)
-            state[kernel - 2] = newest;
+        float sum = 0.0f;
+        state[(size_t)qep_conv_row(position + i, kernel) * stride] = x[(size_t)i * stride];
+        for (int32_t j = 0; j < kernel; j++) /* oldest first */
+            sum += w[j] * state[(size_t)qep_conv_row(position + i + j + 1, kernel) * stride];
         out[(size_t)i * stride] = qep_siluf(sum);
     }
 }
@@ -35,11 +31,11 @@ enum qep_status ref_delta_conv(struct qep_backend *be, const struct qep_delta_di
     size_t channels = num_channels(dims), kernel = (size_t)dims->conv_kernel_dim;
     for (int32_t s = 0; s < batch->num_spans; s++) {
         const struct qep_span *span = &batch->spans[s];
-        float *slot_state = conv_state + (size_t)span->slot * channels * (kernel - 1);
+        float *slot_state = conv_state + (size_t)span->slot * channels * kernel;
         size_t row0 = (size_t)span->row0 * channels;
         for (size_t c = 0; c < channels; c++)
-            conv_channel(weight + c * kernel, dims->conv_kernel_dim, slot_state + c * (kernel - 1),
-                         qkv + row0 + c, out + row0 + c, channels, span->num_rows);
+            conv_channel(weight + c * kernel, dims->conv_kernel_dim, slot_state + c, qkv + row0 + c,
+                         out + row0 + c, channels, span->position, span->num_rows);
     }
     return QEP_OK;
 }

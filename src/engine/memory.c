@@ -2,6 +2,7 @@
 #include "engine/engine_internal.h"
 
 #include "base/mem.h"
+#include "model/cache.h"
 #include "model/rank_bytes.h"
 
 #include <stdio.h>
@@ -73,11 +74,10 @@ static uint64_t layers_held(const struct qep_model_config *c, enum qep_layer_typ
 static uint64_t state_bytes(const struct qep_engine *e, int num_ranks,
                             enum qep_attention_mode attention) {
     const struct qep_model_config *c = qep_shard_dir_config(e->dir);
-    uint64_t per_layer = 4 * (uint64_t)c->linear_num_value_heads *
-                         (uint64_t)c->linear_key_head_dim * (uint64_t)c->linear_value_head_dim;
     uint64_t ranks = attention == QEP_ATTENTION_SEQUENCES ? (uint64_t)num_ranks : 1;
     uint64_t slots = ((uint64_t)e->options.num_slots + ranks - 1) / ranks;
-    return slots * per_layer * layers_held(c, QEP_LAYER_LINEAR_ATTENTION, num_ranks, attention);
+    return slots * qep_cache_state_bytes(c) *
+           layers_held(c, QEP_LAYER_LINEAR_ATTENTION, num_ranks, attention);
 }
 
 enum qep_status engine_sequences_fit(const struct qep_engine *e, bool *fit) {

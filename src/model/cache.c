@@ -9,12 +9,16 @@
 static size_t conv_floats(const struct qep_model_config *c) {
     size_t channels = 2 * (size_t)c->linear_num_key_heads * (size_t)c->linear_key_head_dim +
                       (size_t)c->linear_num_value_heads * (size_t)c->linear_value_head_dim;
-    return channels * (size_t)(c->linear_conv_kernel_dim - 1);
+    return channels * (size_t)c->linear_conv_kernel_dim;
 }
 
 static size_t state_floats(const struct qep_model_config *c) {
     return (size_t)c->linear_num_value_heads * (size_t)c->linear_key_head_dim *
            (size_t)c->linear_value_head_dim;
+}
+
+uint64_t qep_cache_state_bytes(const struct qep_model_config *c) {
+    return (conv_floats(c) + state_floats(c)) * sizeof(float);
 }
 
 static enum qep_status alloc_dev(struct qep_cache *cache, size_t bytes, const char *what,

@@ -9,7 +9,7 @@
 #include "model/config.h"
 
 struct qep_layer_cache {
-    float *conv_state;      /* dev [local slots, C, K - 1]; NULL unless DeltaNet and owned */
+    float *conv_state;      /* dev [local slots, K, C]; NULL unless DeltaNet and owned */
     float *recurrent_state; /* dev [local slots, value heads, key dim, value dim] likewise */
     void **blocks;     /* [local slots, max_blocks] dev pointers; NULL unless attention and owned */
     void **dev_blocks; /* the same table in device memory */
@@ -28,6 +28,9 @@ struct qep_cache {
     size_t num_free, free_cap;
     uint64_t bytes; /* device memory held */
 };
+
+/* The states of one sequence and DeltaNet layer. */
+uint64_t qep_cache_state_bytes(const struct qep_model_config *config);
 
 /* num_slots sequences of at most ctx positions. Borrows be, config, placement. */
 enum qep_status qep_cache_create(struct qep_backend *be, const struct qep_model_config *config,

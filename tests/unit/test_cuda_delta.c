@@ -320,29 +320,30 @@ START_TEST(conv_is_exact_and_carries_state) {
     const struct qep_delta_dims *d = &dims_list[_i];
     struct rng rng = {(uint64_t)_i + 5};
     enum { ROWS = 75 };
+    int32_t position = 64 * _i;
     size_t channels = channels_of(d), taps = (size_t)d->conv_kernel_dim;
-    size_t states = 2 * channels * (taps - 1), x_bytes = ROWS * channels * 4;
+    size_t states = 2 * channels * taps, x_bytes = ROWS * channels * 4;
     float *x = random_floats(&rng, ROWS * channels, 1.0f);
     float *w = random_floats(&rng, channels * taps, 0.5f);
-    float *start = random_floats(&rng, states + 1, 1.0f);
-    float *want = must_alloc(x_bytes), *want_state = must_alloc(states * 4 + 4);
-    float *got = must_alloc(x_bytes), *state = must_alloc(states * 4 + 4);
+    float *start = random_floats(&rng, states, 1.0f);
+    float *want = must_alloc(x_bytes), *want_state = must_alloc(states * 4);
+    float *got = must_alloc(x_bytes), *state = must_alloc(states * 4);
     float *dev_x = dev_put(cuda, x, x_bytes), *dev_w = dev_put(cuda, w, channels * taps * 4);
-    struct qep_span whole = {0, ROWS, 1, 0, 0};
-    memcpy(want_state, start, states * 4 + 4);
+    struct qep_span whole = {0, ROWS, 1, position, 0};
+    memcpy(want_state, start, states * 4);
     run_conv(ref, d, &whole, 1, x, w, want, want_state, 0);
     for (size_t c = 0; c < sizeof cuts / sizeof cuts[0]; c++) { /* rows of the first call */
-        struct qep_span a = {0, cuts[c], 1, 0, cuts[c] == 1};
-        struct qep_span b = {0, ROWS - cuts[c], 1, cuts[c], 0};
-        float *dev_state = dev_put(cuda, start, states * 4 + 4);
+        struct qep_span a = {0, cuts[c], 1, position, cuts[c] == 1};
+        struct qep_span b = {0, ROWS - cuts[c], 1, position + cuts[c], 0};
+        float *dev_state = dev_put(cuda, start, states * 4);
         float *dev_out = dev_put(cuda, NULL, x_bytes);
         run_conv(cuda, d, &a, 1, dev_x, dev_w, dev_out, dev_state, 0);
         if (b.num_rows > 0)
             run_conv(cuda, d, &b, 1, dev_x, dev_w, dev_out, dev_state, (size_t)cuts[c]);
         dev_take(cuda, got, dev_out, x_bytes);
-        dev_take(cuda, state, dev_state, states * 4 + 4);
+        dev_take(cuda, state, dev_state, states * 4);
         assert_same_bits(got, want, x_bytes, "conv");
-        assert_same_bits(state, want_state, states * 4 + 4, "states");
+        assert_same_bits(state, want_state, states * 4, "states");
     }
     cuda->ops->free(cuda, dev_x);
     cuda->ops->free(cuda, dev_w);
@@ -361,12 +362,12 @@ START_TEST(conv_pads_and_keeps_slots_apart) {
     struct rng rng = {(uint64_t)_i + 600};
     static const struct qep_span spans[] = {{0, 1, 2, 9, 1}, {1, 1, -1, 0, 1}, {2, 1, 0, 3, 1}};
     size_t channels = channels_of(d), taps = (size_t)d->conv_kernel_dim;
-    size_t states = 3 * channels * (taps - 1) * 4, x_bytes = 3 * channels * 4;
+    size_t states = 3 * channels * taps * 4, x_bytes = 3 * channels * 4;
     float *x = random_floats(&rng, 3 * channels, 1.0f), *got = must_alloc(x_bytes);
     float *w = random_floats(&rng, channels * taps, 0.5f), *want = must_alloc(x_bytes);
-    float *want_state = random_floats(&rng, states / 4 + 1, 1.0f), *state = must_alloc(states + 4);
+    float *want_state = random_floats(&rng, states / 4, 1.0f), *state = must_alloc(states);
     float *dev_x = dev_put(cuda, x, x_bytes), *dev_w = dev_put(cuda, w, channels * taps * 4);
-    float *dev_state = dev_put(cuda, want_state, states + 4);
+    float *dev_state = dev_put(cuda, want_state, states);
     float *dev_out = dev_put(cuda, x, x_bytes);
     run_conv(cuda, d, spans, 3, dev_x, dev_w, dev_out, dev_state, 0);
     for (int s = 0; s < 3; s += 2) {
@@ -375,9 +376,9 @@ START_TEST(conv_pads_and_keeps_slots_apart) {
         run_conv(ref, d, &one, 1, x, w, want, want_state, (size_t)s);
     }
     dev_take(cuda, got, dev_out, x_bytes);
-    dev_take(cuda, state, dev_state, states + 4);
+    dev_take(cuda, state, dev_state, states);
     assert_same_bits(got, want, x_bytes, "rows, the padding one zero");
-    assert_same_bits(state, want_state, states + 4, "states");
+    assert_same_bits(state, want_state, states, "states");
     cuda->ops->free(cuda, dev_x);
     cuda->ops->free(cuda, dev_w);
     free(x);

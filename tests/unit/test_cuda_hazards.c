@@ -60,7 +60,7 @@ static struct mixers make_mixers(int32_t rows) {
     struct mixers m = {
         .rows = rows,
         .kv_bytes = SLOTS * MAX_BLOCKS * qep_kv_block_bytes(QEP_KV_BF16, 2, 16),
-        .conv_bytes = SLOTS * CHANNELS * 3 * sizeof(float),
+        .conv_bytes = SLOTS * CHANNELS * 4 * sizeof(float),
         .state_bytes = SLOTS * 2 * 16 * 16 * sizeof(float),
     };
     void *blocks[SLOTS * MAX_BLOCKS];
@@ -178,7 +178,7 @@ END_TEST
 /* ---- slots ---- */
 
 START_TEST(reset_slots_are_zero) {
-    enum { NUM = 3, CONV = CHANNELS * 3, STATE = 2 * 16 * 16 };
+    enum { NUM = 3, CONV = CHANNELS * 4, STATE = 2 * 16 * 16 };
     const struct qep_model_config config = {.num_hidden_layers = 1,
                                             .layer_types = {QEP_LAYER_LINEAR_ATTENTION},
                                             .linear_num_key_heads = 1,

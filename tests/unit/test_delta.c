@@ -241,16 +241,17 @@ END_TEST
 
 /* ---- convolution ---- */
 
+/* Row t of x, which begins at `position`; past: the slot's state before it. */
 static double conv_double(const struct qep_delta_dims *d, const float *w, const float *past,
-                          const float *x, int32_t t, size_t channel) {
+                          const float *x, int32_t position, int32_t t, size_t channel) {
     int32_t kernel = d->conv_kernel_dim;
     double sum = 0.0;
     for (int32_t j = 0; j < kernel; j++) {
         int32_t at = t - (kernel - 1) + j;
-        double input =
-            at >= 0 ? (double)x[(size_t)at * channels_of(d) + channel]
-                    : (double)past[channel * (size_t)(kernel - 1) + (size_t)(at + kernel - 1)];
-        sum += (double)w[channel * (size_t)kernel + (size_t)j] * input;
+        const float *row =
+            at >= 0 ? x + (size_t)at * channels_of(d)
+                    : past + (size_t)qep_conv_row(position + at, kernel) * channels_of(d);
+        sum += (double)w[channel * (size_t)kernel + (size_t)j] * (double)row[channel];
     }
     return sum / (1.0 + exp(-sum));
 }
@@ -259,33 +260,35 @@ START_TEST(conv_matches_definition_and_carries_state) {
     const struct qep_delta_dims *d = &dims_list[_i];
     struct rng rng = {(uint64_t)_i + 5};
     enum { ROWS = 9 };
-    size_t channels = channels_of(d), past = (size_t)d->conv_kernel_dim - 1;
+    int32_t kernel = d->conv_kernel_dim, position = 64 * _i;
+    size_t channels = channels_of(d), past = channels * (size_t)kernel;
     float *x = random_floats(&rng, ROWS * channels, 1.0f);
-    float *w = random_floats(&rng, channels * (past + 1), 0.5f);
-    float *start = random_floats(&rng, 2 * channels * past, 1.0f);
+    float *w = random_floats(&rng, past, 0.5f);
+    float *start = random_floats(&rng, 2 * past, 1.0f);
     float *want = must_alloc(ROWS * channels * 4), *got = must_alloc(ROWS * channels * 4);
-    float *state = must_alloc(2 * channels * past * 4), *first = must_alloc(ROWS * channels * 4);
+    float *state = must_alloc(2 * past * 4), *first = must_alloc(ROWS * channels * 4);
     for (int32_t t = 0; t < ROWS; t++)
         for (size_t c = 0; c < channels; c++)
             want[(size_t)t * channels + c] =
-                (float)conv_double(d, w, start + channels * past, x, t, c);
+                (float)conv_double(d, w, start + past, x, position, t, c);
     for (int v = 0; v < num_variants; v++) {
         struct qep_backend *be = variants[v].be;
         for (int32_t split = 1; split <= ROWS; split++) { /* rows of the first call */
-            struct qep_span a = {0, split, 1, 0, 0}, b = {0, ROWS - split, 1, split, 0};
+            struct qep_span a = {0, split, 1, position, 0};
+            struct qep_span b = {0, ROWS - split, 1, position + split, 0};
             struct qep_batch first_call = qep_batch_of(split, 1, &a, NULL),
                              second = qep_batch_of(ROWS - split, 1, &b, NULL);
-            memcpy(state, start, 2 * channels * past * 4);
+            memcpy(state, start, 2 * past * 4);
             be->ops->delta_conv(be, d, &first_call, got, x, w, state);
             if (split < ROWS)
                 be->ops->delta_conv(be, d, &second, got + (size_t)split * channels,
                                     x + (size_t)split * channels, w, state);
             assert_close(got, want, ROWS * channels, 1e-6, variants[v].name);
-            assert_same_bits(state, start, channels * past * 4, "the other slot");
-            for (size_t c = 0; c < channels; c++)
-                for (size_t j = 0; j < past; j++)
-                    ck_assert(state[(channels + c) * past + j] ==
-                              x[(ROWS - past + j) * channels + c]);
+            assert_same_bits(state, start, past * 4, "the other slot");
+            for (int32_t t = ROWS - kernel; t < ROWS; t++)
+                assert_same_bits(state + past +
+                                     (size_t)qep_conv_row(position + t, kernel) * channels,
+                                 x + (size_t)t * channels, channels * 4, "state");
             if (v == 1 && split == 1)
                 memcpy(first, got, ROWS * channels * 4);
             else if (v > 0)
