@@ -63,7 +63,7 @@ static void bench_attention(struct qep_backend *be, int32_t rows, int32_t positi
         int repeats = rows == 1 ? 20 : 2;
         for (int i = 0; i < repeats; i++) {
             be->ops->attention_kv(be, d, &batch, kv, kv, norm, blocks);
-            be->ops->attention(be, d, &batch, out, qg, norm, blocks);
+            be->ops->attention(be, d, &batch, qep_f32_rows(out), qg, norm, blocks);
         }
         if (warm == 1)
             report("attention", rows, start, repeats);

@@ -46,6 +46,21 @@ static inline size_t qep_act_row_bytes(enum qep_act_type type, int32_t cols) {
     return (bytes + 15) / 16 * 16;
 }
 
+/* Where an op leaves rows [n, cols] that products read next: as f32, as activation rows (those of
+ * act_convert on the f32 rows, in the same bits), or both. A device backend may go without f32
+ * where act_type is BF16; otherwise f32 is never NULL. */
+struct qep_rows_out {
+    float *f32;
+    void *act; /* row i at act + i * act_stride; NULL: none */
+    size_t act_stride;
+    enum qep_act_type act_type;
+};
+
+static inline struct qep_rows_out qep_f32_rows(float *f32) {
+    struct qep_rows_out out = {f32, 0, 0, QEP_ACT_F32};
+    return out;
+}
+
 /* K and V of one block of QEP_KV_BLOCK positions: K [64, num_kv_heads, head_dim], then V the same.
  *   F32, BF16: plain.  INT8: all of K's and V's int8 first, then float scales [2][64, num_kv_heads]
  *   (absmax / 127 per position and head). */
@@ -163,9 +178,9 @@ struct qep_backend_ops {
     enum qep_status (*embed)(struct qep_backend *be, float *out, const struct qep_weight *weight,
                              const int32_t *ids, int32_t n);
     /* out = x * rsqrt(mean(x^2) + eps) * w, rows of cols; w already holds the 1 of unit-offset
-     * norms. out may be x. */
-    enum qep_status (*rms_norm)(struct qep_backend *be, float *out, const float *x, const float *w,
-                                int32_t n, int32_t cols, float eps);
+     * norms. out.f32 may be x. */
+    enum qep_status (*rms_norm)(struct qep_backend *be, struct qep_rows_out out, const float *x,
+                                const float *w, int32_t n, int32_t cols, float eps);
     /* f32 rows [n, cols] -> activation rows at out + i * row_stride. */
     enum qep_status (*act_convert)(struct qep_backend *be, void *out, size_t row_stride,
                                    enum qep_act_type type, const float *x, int32_t n, int32_t cols);
@@ -179,8 +194,8 @@ struct qep_backend_ops {
     /* y[i, :] += sigmoid(gate[i]) * x[i, :]. */
     enum qep_status (*gated_add)(struct qep_backend *be, float *y, const float *x,
                                  const float *gate, int32_t n, int32_t cols);
-    /* out[n, I] = silu(gate) * up; gate[n, I], up[n, I]. out may be gate. */
-    enum qep_status (*swiglu)(struct qep_backend *be, float *out, const float *gate,
+    /* out[n, I] = silu(gate) * up; gate[n, I], up[n, I]. out.f32 may be gate. */
+    enum qep_status (*swiglu)(struct qep_backend *be, struct qep_rows_out out, const float *gate,
                               const float *up, int32_t n, int32_t cols);
 
     /* Full attention, MODEL section 5.1. qg [n, heads, 2, head_dim] (q, then gate, of each head), k
@@ -193,8 +208,8 @@ struct qep_backend_ops {
                                     const struct qep_batch *batch, const float *k, const float *v,
                                     const float *k_norm, void *const *blocks);
     enum qep_status (*attention)(struct qep_backend *be, const struct qep_attention_dims *dims,
-                                 const struct qep_batch *batch, float *out, const float *qg,
-                                 const float *q_norm, void *const *blocks);
+                                 const struct qep_batch *batch, struct qep_rows_out out,
+                                 const float *qg, const float *q_norm, void *const *blocks);
 
     /* Gated DeltaNet, MODEL section 5.2. conv: out = silu(depthwise causal conv of qkv [n, C]), C =
      * 2 * key heads * key_head_dim + value heads * value_head_dim; weight f32 [C, K] dev;

@@ -22,7 +22,7 @@ static enum qep_status attention(struct bench *b, void *ctx, int rotation) {
     struct qep_batch batch = c->batch;
     batch.spans = c->spans + (ptrdiff_t)rotation * batch.num_spans;
     batch.dev_spans = c->dev_spans + (ptrdiff_t)rotation * batch.num_spans;
-    return b->be->ops->attention(b->be, &c->dims, &batch, c->out, c->qg, c->q_norm,
+    return b->be->ops->attention(b->be, &c->dims, &batch, qep_f32_rows(c->out), c->qg, c->q_norm,
                                  (void *const *)c->blocks);
 }
 

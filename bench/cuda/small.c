@@ -12,7 +12,7 @@ struct call {
 static enum qep_status norm(struct bench *b, void *ctx, int rotation) {
     struct call *c = ctx;
     (void)rotation;
-    return b->be->ops->rms_norm(b->be, c->out, c->x, c->w, c->rows, HIDDEN, 1e-6f);
+    return b->be->ops->rms_norm(b->be, qep_f32_rows(c->out), c->x, c->w, c->rows, HIDDEN, 1e-6f);
 }
 
 static enum qep_status convert(struct bench *b, void *ctx, int rotation) {

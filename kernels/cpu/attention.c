@@ -389,14 +389,14 @@ static void attend_units(void *arg, int thread_idx, int num_threads) {
 }
 
 enum qep_status CPU(attention)(struct qep_backend *be, const struct qep_attention_dims *dims,
-                               const struct qep_batch *batch, float *out, const float *qg,
-                               const float *q_norm, void *const *blocks) {
+                               const struct qep_batch *batch, struct qep_rows_out out,
+                               const float *qg, const float *q_norm, void *const *blocks) {
     size_t heads = (size_t)(dims->num_heads / dims->num_kv_heads);
     size_t tiles = count_tiles(batch), threads = (size_t)cpu_num_threads(be), work = 0;
     struct attention_job job = {.dims = dims,
                                 .qg = qg,
                                 .norm = q_norm,
-                                .out = out,
+                                .out = out.f32,
                                 .blocks = blocks,
                                 .width = ((size_t)dims->head_dim + 15) / 16 * 16};
     /* All heads of a KV head together read it once; fewer where threads would be idle. */
@@ -407,5 +407,5 @@ enum qep_status CPU(attention)(struct qep_backend *be, const struct qep_attentio
     for (int32_t s = 0; s < batch->num_spans; s++)
         work += (size_t)batch->spans[s].num_rows * (size_t)(batch->spans[s].position + 16);
     cpu_run(be, work * (size_t)dims->num_heads * job.width / 8, attend_units, &job);
-    return QEP_OK;
+    return CPU(finish_rows)(be, &out, batch->num_rows, dims->num_heads * dims->head_dim);
 }

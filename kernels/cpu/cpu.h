@@ -105,6 +105,9 @@ size_t CPU(prepared_bytes)(enum qep_act_type type, int32_t cols);
 /* Fills row->x and row->sums from activation row `act`; `prepared` is the room above. */
 void CPU(prepare_row)(enum qep_act_type type, const void *act, int32_t cols, void *prepared,
                       struct cpu_act_row *row);
+/* The activation rows of f32 rows that are done. */
+enum qep_status CPU(finish_rows)(struct qep_backend *be, const struct qep_rows_out *out, int32_t n,
+                                 int32_t cols);
 void CPU(convert_row)(enum qep_act_type type, const float *x, int32_t cols, void *out);
 
 /* One prefill chunk of one DeltaNet head: see delta_chunk.c. */
@@ -122,8 +125,8 @@ struct cpu_delta_chunk {
 size_t CPU(delta_chunk_scratch)(int32_t key_dim, int32_t value_dim); /* floats */
 void CPU(delta_chunk)(const struct cpu_delta_chunk *chunk);
 
-enum qep_status CPU(rms_norm)(struct qep_backend *be, float *out, const float *x, const float *w,
-                              int32_t n, int32_t cols, float eps);
+enum qep_status CPU(rms_norm)(struct qep_backend *be, struct qep_rows_out out, const float *x,
+                              const float *w, int32_t n, int32_t cols, float eps);
 enum qep_status CPU(act_convert)(struct qep_backend *be, void *out, size_t row_stride,
                                  enum qep_act_type type, const float *x, int32_t n, int32_t cols);
 enum qep_status CPU(matmul)(struct qep_backend *be, float *out, const void *act, size_t row_stride,
@@ -132,14 +135,14 @@ enum qep_status CPU(matmul)(struct qep_backend *be, float *out, const void *act,
 enum qep_status CPU(add)(struct qep_backend *be, float *y, const float *x, size_t count);
 enum qep_status CPU(gated_add)(struct qep_backend *be, float *y, const float *x, const float *gate,
                                int32_t n, int32_t cols);
-enum qep_status CPU(swiglu)(struct qep_backend *be, float *out, const float *gate, const float *up,
-                            int32_t n, int32_t cols);
+enum qep_status CPU(swiglu)(struct qep_backend *be, struct qep_rows_out out, const float *gate,
+                            const float *up, int32_t n, int32_t cols);
 enum qep_status CPU(attention_kv)(struct qep_backend *be, const struct qep_attention_dims *dims,
                                   const struct qep_batch *batch, const float *k, const float *v,
                                   const float *k_norm, void *const *blocks);
 enum qep_status CPU(attention)(struct qep_backend *be, const struct qep_attention_dims *dims,
-                               const struct qep_batch *batch, float *out, const float *qg,
-                               const float *q_norm, void *const *blocks);
+                               const struct qep_batch *batch, struct qep_rows_out out,
+                               const float *qg, const float *q_norm, void *const *blocks);
 enum qep_status CPU(delta_conv)(struct qep_backend *be, const struct qep_delta_dims *dims,
                                 const struct qep_batch *batch, float *out, const float *qkv,
                                 const float *weight, float *conv_state);

@@ -7,7 +7,7 @@
 #include <math.h>
 
 struct norm_job {
-    float *out;
+    struct qep_rows_out out;
     const float *x, *w;
     int32_t n, cols;
     float eps;
@@ -19,15 +19,18 @@ static void norm_rows(void *arg, int thread_idx, int num_threads) {
     qep_team_split((size_t)job->n, 1, thread_idx, num_threads, &begin, &end);
     for (size_t i = begin; i < end; i++) {
         const float *x = job->x + i * cols;
-        float *out = job->out + i * cols;
+        float *out = job->out.f32 + i * cols;
         float inv = 1.0f / sqrtf(dot16(x, x, job->cols) / (float)job->cols + job->eps);
         for (size_t c = 0; c < cols; c++)
             out[c] = x[c] * inv * job->w[c];
+        if (job->out.act != NULL)
+            CPU(convert_row)
+        (job->out.act_type, out, job->cols, (char *)job->out.act + i * job->out.act_stride);
     }
 }
 
-enum qep_status CPU(rms_norm)(struct qep_backend *be, float *out, const float *x, const float *w,
-                              int32_t n, int32_t cols, float eps) {
+enum qep_status CPU(rms_norm)(struct qep_backend *be, struct qep_rows_out out, const float *x,
+                              const float *w, int32_t n, int32_t cols, float eps) {
     struct norm_job job = {out, x, w, n, cols, eps};
     cpu_run(be, (size_t)n * (size_t)cols / 2, norm_rows, &job);
     return QEP_OK;
@@ -98,6 +101,13 @@ enum qep_status CPU(act_convert)(struct qep_backend *be, void *out, size_t row_s
     return QEP_OK;
 }
 
+enum qep_status CPU(finish_rows)(struct qep_backend *be, const struct qep_rows_out *out, int32_t n,
+                                 int32_t cols) {
+    if (out->act == NULL)
+        return QEP_OK;
+    return CPU(act_convert)(be, out->act, out->act_stride, out->act_type, out->f32, n, cols);
+}
+
 /* The element-wise ops, over element ranges or rows. */
 struct element_job {
     float *y;
@@ -145,11 +155,11 @@ static void swiglu_range(void *arg, int thread_idx, int num_threads) {
         job->y[i] = qep_siluf(job->gate[i]) * job->x[i];
 }
 
-enum qep_status CPU(swiglu)(struct qep_backend *be, float *out, const float *gate, const float *up,
-                            int32_t n, int32_t cols) {
-    struct element_job job = {out, up, gate, (size_t)n * (size_t)cols, 1};
+enum qep_status CPU(swiglu)(struct qep_backend *be, struct qep_rows_out out, const float *gate,
+                            const float *up, int32_t n, int32_t cols) {
+    struct element_job job = {out.f32, up, gate, (size_t)n * (size_t)cols, 1};
     cpu_run(be, job.count, swiglu_range, &job);
-    return QEP_OK;
+    return CPU(finish_rows)(be, &out, n, cols);
 }
 
 struct gated_norm_job {

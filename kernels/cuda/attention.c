@@ -65,8 +65,8 @@ static enum qep_status attention_decode(struct cuda_backend *cb,
                                         const struct qep_attention_dims *dims,
                                         const struct cuda_attention_shape *shape,
                                         const struct cuda_rope *rope, const struct qep_batch *batch,
-                                        float *out, const float *qg, const float *q_norm,
-                                        void *const *blocks) {
+                                        const struct qep_rows_out *out, const float *qg,
+                                        const float *q_norm, void *const *blocks) {
     size_t tiles =
         (size_t)batch->num_rows * (size_t)cuda_decode_tiles(dims->num_heads, dims->num_kv_heads);
     size_t split_floats = (size_t)cuda_decode_tile_heads(dims->num_heads, dims->num_kv_heads) *
@@ -83,17 +83,21 @@ static enum qep_status attention_decode(struct cuda_backend *cb,
 }
 
 enum qep_status cuda_attention(struct qep_backend *be, const struct qep_attention_dims *dims,
-                               const struct qep_batch *batch, float *out, const float *qg,
-                               const float *q_norm, void *const *blocks) {
+                               const struct qep_batch *batch, struct qep_rows_out out,
+                               const float *qg, const float *q_norm, void *const *blocks) {
     struct cuda_backend *cb = cuda_backend_of(be);
+    int32_t cols = dims->num_heads * dims->head_dim;
     struct cuda_rope rope;
     struct cuda_attention_shape shape = shape_of(dims, &rope);
     if (batch->num_rows == 0)
         return QEP_OK;
+    cuda_check_rows(&out, cols);
     if (batch->spans[0].decode)
-        return attention_decode(cb, dims, &shape, &rope, batch, out, qg, q_norm, blocks);
-    return cuda_check(cuda_launch_attention_prefill(cb->stream, dims->kv_type, &shape, &rope,
-                                                    batch->dev_spans, batch->num_spans,
-                                                    longest_span(batch), out, qg, q_norm, blocks),
-                      "attention");
+        QEP_TRY(attention_decode(cb, dims, &shape, &rope, batch, &out, qg, q_norm, blocks));
+    else
+        QEP_TRY(cuda_check(cuda_launch_attention_prefill(
+                               cb->stream, dims->kv_type, &shape, &rope, batch->dev_spans,
+                               batch->num_spans, longest_span(batch), &out, qg, q_norm, blocks),
+                           "attention"));
+    return cuda_finish_rows(be, &out, batch->num_rows, cols);
 }

@@ -52,16 +52,17 @@ cudaError_t cuda_launch_attention_decode(cudaStream_t stream, enum qep_kv_type t
                                          const struct cuda_attention_shape *shape,
                                          const struct cuda_rope *rope,
                                          const struct qep_span *dev_spans, int32_t num_rows,
-                                         int32_t max_end, float *out, const float *qg,
-                                         const float *q_norm, void *const *blocks, float *partial,
-                                         uint32_t *counters);
+                                         int32_t max_end, const struct qep_rows_out *out,
+                                         const float *qg, const float *q_norm, void *const *blocks,
+                                         float *partial, uint32_t *counters);
 
 cudaError_t cuda_launch_attention_prefill(cudaStream_t stream, enum qep_kv_type type,
                                           const struct cuda_attention_shape *shape,
                                           const struct cuda_rope *rope,
                                           const struct qep_span *dev_spans, int32_t num_spans,
-                                          int32_t max_rows, float *out, const float *qg,
-                                          const float *q_norm, void *const *blocks);
+                                          int32_t max_rows, const struct qep_rows_out *out,
+                                          const float *qg, const float *q_norm,
+                                          void *const *blocks);
 
 #ifdef __cplusplus
 }

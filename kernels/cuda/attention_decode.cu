@@ -4,6 +4,7 @@
  * freely, so each lane loads 16 contiguous bytes and takes its elements from them. The splits of a
  * row follow from its length; the last block to finish a (row, tile) merges them in their order. */
 #include "kernels/cuda/attention_device.h"
+#include "kernels/cuda/rows_out.cuh"
 
 namespace {
 
@@ -263,12 +264,22 @@ __device__ __forceinline__ float merged(const decode_room<HD> &room, int head, i
     return (part[0] + part[1]) + (part[2] + part[3]);
 }
 
+/* The part of an output row that a tile writes. */
+struct row_part {
+    rows_out rows;
+    size_t row;
+    int first, cols;
+    __device__ __forceinline__ void put(int i, float v) const {
+        rows.put(row, first + i, cols, v);
+    }
+};
+
 /* Sums over all splits of a (row, tile) in their order, by the block that finished last. partial:
  * [splits][tile_heads][head_dim + 2], the last two max and sum. */
 template <int HD>
-__device__ __forceinline__ void merge_splits(const decode_args &args, const decode_room<HD> &room,
-                                             gptr<const float> partial, int num_splits,
-                                             int num_heads, gptr<float> out, gptr<const float> qg) {
+__device__ __forceinline__ void
+merge_splits(const decode_args &args, const decode_room<HD> &room, gptr<const float> partial,
+             int num_splits, int num_heads, const row_part &out, gptr<const float> qg) {
     int head_dim = args.shape.head_dim, row_len = head_dim + 2;
     size_t split_len = static_cast<size_t>(args.tile_heads) * static_cast<size_t>(row_len);
     int lane = static_cast<int>(threadIdx.x) % WARP, warp = static_cast<int>(threadIdx.x) / WARP;
@@ -306,7 +317,7 @@ __device__ __forceinline__ void merge_splits(const decode_args &args, const deco
             o = fmaf(factor, partial[s * split_len + h * row_len + d], o);
         }
         float total = room.sum[h];
-        out[i] = o / total * qep_sigmoidf(qg[2 * h * head_dim + head_dim + d]);
+        out.put(i, o / total * qep_sigmoidf(qg[2 * h * head_dim + head_dim + d]));
     }
 }
 
@@ -362,7 +373,7 @@ __device__ __forceinline__ void attend(warp_state<HD> &state, sptr<uint16_t> q,
 template <int TYPE, int HD>
 __global__ void __launch_bounds__(THREADS)
     attention_decode_kernel(decode_args args, cuda_rope rope, gptr<const qep_span> spans,
-                            gptr<float> out, gptr<const float> qg, gptr<const float> q_norm,
+                            rows_out rows, gptr<const float> qg, gptr<const float> q_norm,
                             gptr<void *const> blocks, gptr<float> partial,
                             gptr<uint32_t> counters) {
     shared_arena arena;
@@ -380,12 +391,13 @@ __global__ void __launch_bounds__(THREADS)
     int ratio = shape.num_heads / shape.num_kv_heads, kv_head = tile / args.tiles_per_kv_head;
     int in_group = tile % args.tiles_per_kv_head * HEADS;
     int num_heads = min(ratio - in_group, static_cast<int>(HEADS));
-    size_t at = (static_cast<size_t>(blockIdx.z) * shape.num_heads + kv_head * ratio + in_group) *
-                static_cast<size_t>(shape.head_dim);
+    row_part out = {rows, blockIdx.z, (kv_head * ratio + in_group) * shape.head_dim,
+                    shape.num_heads * shape.head_dim};
+    size_t at = out.row * static_cast<size_t>(out.cols) + static_cast<size_t>(out.first);
     if (span.slot < 0) { /* padding */
         for (int i = static_cast<int>(threadIdx.x); split == 0 && i < num_heads * shape.head_dim;
              i += THREADS)
-            out[at + i] = 0.0f;
+            out.put(i, 0.0f);
         return;
     }
     decode_split part = split_of(span.position, split);
@@ -404,7 +416,7 @@ __global__ void __launch_bounds__(THREADS)
         for (int i = static_cast<int>(threadIdx.x); i < num_heads * shape.head_dim; i += THREADS) {
             int h = i / shape.head_dim, d = i % shape.head_dim;
             float total = room.sum[h], gate = qg[2 * at + (2 * h + 1) * shape.head_dim + d];
-            out[at + i] = merged<HD>(room, h, d) / total * qep_sigmoidf(gate);
+            out.put(i, merged<HD>(room, h, d) / total * qep_sigmoidf(gate));
         }
         return;
     }
@@ -412,7 +424,7 @@ __global__ void __launch_bounds__(THREADS)
     partial = partial + item * CUDA_DECODE_MAX_SPLITS * args.tile_heads * (shape.head_dim + 2);
     if (!leave_split<HD>(args, room, partial, split, part.num_splits, num_heads, counters + item))
         return;
-    merge_splits<HD>(args, room, partial, part.num_splits, num_heads, out + at, qg + 2 * at);
+    merge_splits<HD>(args, room, partial, part.num_splits, num_heads, out, qg + 2 * at);
     if (threadIdx.x == 0)
         counters[item] = 0u;
 }
@@ -424,7 +436,7 @@ struct decode_call {
     const cuda_rope *rope;
     const qep_span *dev_spans;
     int32_t num_rows, max_end;
-    float *out;
+    rows_out out;
     const float *qg, *q_norm;
     void *const *blocks;
     float *partial;
@@ -459,14 +471,14 @@ extern "C" cudaError_t
 cuda_launch_attention_decode(cudaStream_t stream, enum qep_kv_type type,
                              const struct cuda_attention_shape *shape, const struct cuda_rope *rope,
                              const struct qep_span *dev_spans, int32_t num_rows, int32_t max_end,
-                             float *out, const float *qg, const float *q_norm, void *const *blocks,
-                             float *partial, uint32_t *counters) {
+                             const struct qep_rows_out *out, const float *qg, const float *q_norm,
+                             void *const *blocks, float *partial, uint32_t *counters) {
     decode_args args = {*shape, 1.0f / sqrtf(static_cast<float>(shape->head_dim)),
                         cuda_decode_tile_heads(shape->num_heads, shape->num_kv_heads),
                         cuda_decode_tiles(shape->num_heads, shape->num_kv_heads) /
                             shape->num_kv_heads};
-    decode_call call = {stream, args, rope,   dev_spans, num_rows, max_end,
-                        out,    qg,   q_norm, blocks,    partial,  counters};
+    decode_call call = {stream, args,   rope,   dev_spans, num_rows, max_end, rows_out_of(*out),
+                        qg,     q_norm, blocks, partial,   counters};
     return type == QEP_KV_F32    ? launch_by_dim<QEP_KV_F32>(call)
            : type == QEP_KV_BF16 ? launch_by_dim<QEP_KV_BF16>(call)
                                  : launch_by_dim<QEP_KV_INT8>(call);

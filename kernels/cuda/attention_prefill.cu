@@ -2,6 +2,7 @@
  * walks the KV blocks up to its own diagonal with a running maximum; mma on bf16, fp32 sums. Spans
  * start at multiples of 64, so which keys share a tile never depends on how a prompt was cut. */
 #include "kernels/cuda/attention_device.h"
+#include "kernels/cuda/rows_out.cuh"
 
 namespace {
 
@@ -174,26 +175,28 @@ __device__ __forceinline__ void add_values(float (&o)[HD / 8][4], const float (&
 
 /* out = o / sum * sigmoid(gate); qg and out at the tile's first row and head. */
 template <int HD>
-__device__ __forceinline__ void write_tile(gptr<float> out, gptr<const float> qg,
-                                           const float (&o)[HD / 8][4], const float (&sum)[2],
-                                           const cuda_attention_shape &shape, int num_rows) {
+__device__ __forceinline__ void write_tile(const rows_out &out, size_t first_row, int head,
+                                           gptr<const float> qg, const float (&o)[HD / 8][4],
+                                           const float (&sum)[2], const cuda_attention_shape &shape,
+                                           int num_rows) {
     int lane = static_cast<int>(threadIdx.x) % WARP, warp = static_cast<int>(threadIdx.x) / WARP;
-    size_t stride = static_cast<size_t>(shape.num_heads) * static_cast<size_t>(shape.head_dim);
+    int cols = shape.num_heads * shape.head_dim;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         int row = 16 * warp + lane / 4 + 8 * half;
         float total = quad_sum(sum[half]);
         if (row >= num_rows)
             continue;
-        gptr<const float> gate = qg + 2 * static_cast<size_t>(row) * stride + shape.head_dim;
-        gptr<float> dst = out + static_cast<size_t>(row) * stride;
+        gptr<const float> gate =
+            qg + 2 * static_cast<size_t>(row) * static_cast<size_t>(cols) + shape.head_dim;
 #pragma unroll
         for (int n = 0; n < HD / 8; n++)
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 int d = 8 * n + lane % 4 * 2 + i;
                 if (d < shape.head_dim)
-                    dst[d] = o[n][2 * half + i] / total * qep_sigmoidf(gate[d]);
+                    out.put(first_row + row, head * shape.head_dim + d, cols,
+                            o[n][2 * half + i] / total * qep_sigmoidf(gate[d]));
             }
     }
 }
@@ -201,7 +204,7 @@ __device__ __forceinline__ void write_tile(gptr<float> out, gptr<const float> qg
 template <int TYPE, int HD>
 __global__ void __launch_bounds__(THREADS)
     attention_prefill_kernel(prefill_args args, cuda_rope rope, gptr<const qep_span> spans,
-                             gptr<float> out, gptr<const float> qg, gptr<const float> q_norm,
+                             rows_out out, gptr<const float> qg, gptr<const float> q_norm,
                              gptr<void *const> blocks) {
     shared_arena arena;
     sptr<uint16_t> q_tile = arena.take<uint16_t>(TILE * HD);
@@ -219,8 +222,6 @@ __global__ void __launch_bounds__(THREADS)
     int num_rows = min(span.num_rows - first, static_cast<int>(TILE));
     int position = span.position + first, num_blocks = position / TILE + 1;
     size_t row_len = static_cast<size_t>(shape.num_heads) * static_cast<size_t>(shape.head_dim);
-    size_t at = static_cast<size_t>(span.row0 + first) * row_len +
-                static_cast<size_t>(head) * static_cast<size_t>(shape.head_dim);
     size_t table = static_cast<size_t>(span.slot) * static_cast<size_t>(shape.max_blocks);
     void *block = blocks[table];
     int valid = num_blocks == 1 ? num_rows : static_cast<int>(TILE);
@@ -256,13 +257,15 @@ __global__ void __launch_bounds__(THREADS)
         add_values<TYPE, HD>(o, s, correction, v_tile, v_scales);
         __syncthreads(); /* V was read */
     }
-    write_tile<HD>(out + at, query, o, sum, shape, num_rows);
+    write_tile<HD>(out, static_cast<size_t>(span.row0 + first), head, query, o, sum, shape,
+                   num_rows);
 }
 
 template <int TYPE, int HD>
 cudaError_t launch_prefill(cudaStream_t stream, const prefill_args &args, const cuda_rope &rope,
                            const qep_span *dev_spans, int32_t num_spans, int32_t max_rows,
-                           float *out, const float *qg, const float *q_norm, void *const *blocks) {
+                           const rows_out &out, const float *qg, const float *q_norm,
+                           void *const *blocks) {
     dim3 grid(static_cast<unsigned>((max_rows + TILE - 1) / TILE),
               static_cast<unsigned>(args.shape.num_heads), static_cast<unsigned>(num_spans));
     size_t shared =
@@ -274,7 +277,8 @@ cudaError_t launch_prefill(cudaStream_t stream, const prefill_args &args, const 
 template <int TYPE>
 cudaError_t launch_by_dim(cudaStream_t stream, const prefill_args &args, const cuda_rope &rope,
                           const qep_span *dev_spans, int32_t num_spans, int32_t max_rows,
-                          float *out, const float *qg, const float *q_norm, void *const *blocks) {
+                          const rows_out &out, const float *qg, const float *q_norm,
+                          void *const *blocks) {
     auto run = args.shape.head_dim <= 64    ? launch_prefill<TYPE, 64>
                : args.shape.head_dim <= 128 ? launch_prefill<TYPE, 128>
                                             : launch_prefill<TYPE, 256>;
@@ -283,13 +287,16 @@ cudaError_t launch_by_dim(cudaStream_t stream, const prefill_args &args, const c
 
 } // namespace
 
-extern "C" cudaError_t cuda_launch_attention_prefill(
-    cudaStream_t stream, enum qep_kv_type type, const struct cuda_attention_shape *shape,
-    const struct cuda_rope *rope, const struct qep_span *dev_spans, int32_t num_spans,
-    int32_t max_rows, float *out, const float *qg, const float *q_norm, void *const *blocks) {
+extern "C" cudaError_t
+cuda_launch_attention_prefill(cudaStream_t stream, enum qep_kv_type type,
+                              const struct cuda_attention_shape *shape,
+                              const struct cuda_rope *rope, const struct qep_span *dev_spans,
+                              int32_t num_spans, int32_t max_rows, const struct qep_rows_out *out,
+                              const float *qg, const float *q_norm, void *const *blocks) {
     prefill_args args = {*shape, 1.0f / sqrtf(static_cast<float>(shape->head_dim))};
     auto run = type == QEP_KV_F32    ? launch_by_dim<QEP_KV_F32>
                : type == QEP_KV_BF16 ? launch_by_dim<QEP_KV_BF16>
                                      : launch_by_dim<QEP_KV_INT8>;
-    return run(stream, args, *rope, dev_spans, num_spans, max_rows, out, qg, q_norm, blocks);
+    return run(stream, args, *rope, dev_spans, num_spans, max_rows, rows_out_of(*out), qg, q_norm,
+               blocks);
 }

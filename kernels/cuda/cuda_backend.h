@@ -96,15 +96,20 @@ enum qep_status cuda_experts(struct qep_backend *be, const struct qep_expert_arg
                              float *out);
 enum qep_status cuda_tree_sum(struct qep_backend *be, const struct qep_tree_args *args, float *out);
 /* elementwise.c */
-enum qep_status cuda_rms_norm(struct qep_backend *be, float *out, const float *x, const float *w,
-                              int32_t n, int32_t cols, float eps);
+/* What is agreed on about an op's output (asserted), and what kernels leave of it: activation rows
+ * of other types than bf16. */
+void cuda_check_rows(const struct qep_rows_out *out, int32_t cols);
+enum qep_status cuda_finish_rows(struct qep_backend *be, const struct qep_rows_out *out, int32_t n,
+                                 int32_t cols);
+enum qep_status cuda_rms_norm(struct qep_backend *be, struct qep_rows_out out, const float *x,
+                              const float *w, int32_t n, int32_t cols, float eps);
 enum qep_status cuda_act_convert(struct qep_backend *be, void *out, size_t row_stride,
                                  enum qep_act_type type, const float *x, int32_t n, int32_t cols);
 enum qep_status cuda_add(struct qep_backend *be, float *y, const float *x, size_t count);
 enum qep_status cuda_gated_add(struct qep_backend *be, float *y, const float *x, const float *gate,
                                int32_t n, int32_t cols);
-enum qep_status cuda_swiglu(struct qep_backend *be, float *out, const float *gate, const float *up,
-                            int32_t n, int32_t cols);
+enum qep_status cuda_swiglu(struct qep_backend *be, struct qep_rows_out out, const float *gate,
+                            const float *up, int32_t n, int32_t cols);
 enum qep_status cuda_router_topk(struct qep_backend *be, int32_t *topk_idx, float *topk_weights,
                                  const float *logits, int32_t n, int32_t num_experts,
                                  int32_t top_k);
@@ -113,8 +118,8 @@ enum qep_status cuda_attention_kv(struct qep_backend *be, const struct qep_atten
                                   const struct qep_batch *batch, const float *k, const float *v,
                                   const float *k_norm, void *const *blocks);
 enum qep_status cuda_attention(struct qep_backend *be, const struct qep_attention_dims *dims,
-                               const struct qep_batch *batch, float *out, const float *qg,
-                               const float *q_norm, void *const *blocks);
+                               const struct qep_batch *batch, struct qep_rows_out out,
+                               const float *qg, const float *q_norm, void *const *blocks);
 /* deltanet.c */
 enum qep_status cuda_delta_conv(struct qep_backend *be, const struct qep_delta_dims *dims,
                                 const struct qep_batch *batch, float *out, const float *qkv,

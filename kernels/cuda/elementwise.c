@@ -5,12 +5,29 @@
 
 #include <assert.h>
 
-enum qep_status cuda_rms_norm(struct qep_backend *be, float *out, const float *x, const float *w,
-                              int32_t n, int32_t cols, float eps) {
+void cuda_check_rows(const struct qep_rows_out *out, int32_t cols) {
+    (void)cols; /* without asserts */
+    assert(out->act == NULL || (out->act_stride % 16 == 0 &&
+                                out->act_stride >= qep_act_row_bytes(out->act_type, cols)));
+    assert(out->f32 != NULL || (out->act != NULL && out->act_type == QEP_ACT_BF16));
+    (void)out;
+}
+
+enum qep_status cuda_finish_rows(struct qep_backend *be, const struct qep_rows_out *out, int32_t n,
+                                 int32_t cols) {
+    if (out->act == NULL || out->act_type == QEP_ACT_BF16)
+        return QEP_OK;
+    return cuda_act_convert(be, out->act, out->act_stride, out->act_type, out->f32, n, cols);
+}
+
+enum qep_status cuda_rms_norm(struct qep_backend *be, struct qep_rows_out out, const float *x,
+                              const float *w, int32_t n, int32_t cols, float eps) {
     if (n == 0)
         return QEP_OK;
-    return cuda_check(cuda_launch_rms_norm(cuda_backend_of(be)->stream, out, x, w, n, cols, eps),
-                      "rms_norm");
+    cuda_check_rows(&out, cols);
+    QEP_TRY(cuda_check(cuda_launch_rms_norm(cuda_backend_of(be)->stream, &out, x, w, n, cols, eps),
+                       "rms_norm"));
+    return cuda_finish_rows(be, &out, n, cols);
 }
 
 enum qep_status cuda_act_convert(struct qep_backend *be, void *out, size_t row_stride,
@@ -43,13 +60,14 @@ enum qep_status cuda_gated_add(struct qep_backend *be, float *y, const float *x,
                       "gated_add");
 }
 
-enum qep_status cuda_swiglu(struct qep_backend *be, float *out, const float *gate, const float *up,
-                            int32_t n, int32_t cols) {
+enum qep_status cuda_swiglu(struct qep_backend *be, struct qep_rows_out out, const float *gate,
+                            const float *up, int32_t n, int32_t cols) {
     if (n == 0)
         return QEP_OK;
-    return cuda_check(
-        cuda_launch_swiglu(cuda_backend_of(be)->stream, out, gate, up, (size_t)n * (size_t)cols),
-        "swiglu");
+    cuda_check_rows(&out, cols);
+    QEP_TRY(cuda_check(cuda_launch_swiglu(cuda_backend_of(be)->stream, &out, gate, up, n, cols),
+                       "swiglu"));
+    return cuda_finish_rows(be, &out, n, cols);
 }
 
 enum qep_status cuda_router_topk(struct qep_backend *be, int32_t *topk_idx, float *topk_weights,

@@ -3,7 +3,7 @@
  * matters. */
 #include "kernels/cuda/elementwise.h"
 
-#include "kernels/cuda/warp.h"
+#include "kernels/cuda/rows_out.cuh"
 #include "kernels/mathfn.h"
 
 namespace {
@@ -23,40 +23,6 @@ dim3 blocks_for(size_t threads) {
     return dim3(static_cast<unsigned>((threads + THREADS - 1) / THREADS));
 }
 
-/* ---- RMSNorm: a block per row ---- */
-
-__device__ __forceinline__ float4 scaled(float4 x, float inv, float4 w) {
-    return make_float4(x.x * inv * w.x, x.y * inv * w.y, x.z * inv * w.z, x.w * inv * w.w);
-}
-
-__global__ void __launch_bounds__(THREADS)
-    rms_norm_kernel(gptr<float> out, gptr<const float> x, gptr<const float> w, int cols,
-                    float eps) {
-    shared_arena arena;
-    sptr<float> part = arena.take<float>(THREADS / WARP);
-    size_t row = static_cast<size_t>(blockIdx.x) * static_cast<size_t>(cols);
-    int quads = cols % 4 == 0 ? cols / 4 : 0;
-    float sum = 0.0f;
-    for (int i = static_cast<int>(threadIdx.x); i < quads; i += THREADS) {
-        float4 v = as_floats(load16(x + row + 4 * i));
-        sum = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, sum))));
-    }
-    for (int i = 4 * quads + static_cast<int>(threadIdx.x); i < cols; i += THREADS) {
-        float v = x[row + i];
-        sum = fmaf(v, v, sum);
-    }
-    float inv = 1.0f / sqrtf(block_sum(sum, part) / static_cast<float>(cols) + eps);
-    for (int i = static_cast<int>(threadIdx.x); i < quads; i += THREADS)
-        store16(out + row + 4 * i, as_bits(scaled(as_floats(load16(x + row + 4 * i)), inv,
-                                                  as_floats(load16(w + 4 * i)))));
-    for (int i = 4 * quads + static_cast<int>(threadIdx.x); i < cols; i += THREADS) {
-        float v = x[row + i], weight = w[i];
-        out[row + i] = v * inv * weight;
-    }
-}
-
-/* ---- activation rows: a thread per 16 bytes, a warp per int8 group ---- */
-
 /* x[c], or 0 beyond the row. */
 __device__ __forceinline__ float at_or_zero(gptr<const float> row, int c, int cols) {
     if (c >= cols)
@@ -70,6 +36,37 @@ __device__ __forceinline__ float4 four_or_zero(gptr<const float> row, int c, int
     return make_float4(at_or_zero(row, c, cols), at_or_zero(row, c + 1, cols),
                        at_or_zero(row, c + 2, cols), at_or_zero(row, c + 3, cols));
 }
+
+/* ---- RMSNorm: a block per row ---- */
+
+__device__ __forceinline__ float4 scaled(float4 x, float inv, float4 w) {
+    return make_float4(x.x * inv * w.x, x.y * inv * w.y, x.z * inv * w.z, x.w * inv * w.w);
+}
+
+__global__ void __launch_bounds__(THREADS)
+    rms_norm_kernel(rows_out out, gptr<const float> x, gptr<const float> w, int cols, float eps) {
+    shared_arena arena;
+    sptr<float> part = arena.take<float>(THREADS / WARP);
+    x = x + static_cast<size_t>(blockIdx.x) * static_cast<size_t>(cols);
+    int quads = cols % 4 == 0 ? cols / 4 : 0;
+    float sum = 0.0f;
+    for (int i = static_cast<int>(threadIdx.x); i < quads; i += THREADS) {
+        float4 v = as_floats(load16(x + 4 * i));
+        sum = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, sum))));
+    }
+    for (int i = 4 * quads + static_cast<int>(threadIdx.x); i < cols; i += THREADS) {
+        float v = x[i];
+        sum = fmaf(v, v, sum);
+    }
+    float inv = 1.0f / sqrtf(block_sum(sum, part) / static_cast<float>(cols) + eps);
+    for (int c = 8 * static_cast<int>(threadIdx.x); c < cols; c += 8 * THREADS) {
+        float4 a = scaled(four_or_zero(x, c, cols), inv, four_or_zero(w, c, cols));
+        float4 b = scaled(four_or_zero(x, c + 4, cols), inv, four_or_zero(w, c + 4, cols));
+        out.put8(blockIdx.x, c, cols, a, b);
+    }
+}
+
+/* ---- activation rows: a thread per 16 bytes, a warp per int8 group ---- */
 
 __global__ void __launch_bounds__(THREADS)
     act_f32_kernel(gptr<uint8_t> out, size_t row_stride, gptr<const float> x, int cols) {
@@ -148,19 +145,22 @@ __device__ __forceinline__ float swiglu_of(float gate, float up) {
     return qep_siluf(gate) * up;
 }
 
+__device__ __forceinline__ float4 swiglu_of(float4 g, float4 u) {
+    return make_float4(swiglu_of(g.x, u.x), swiglu_of(g.y, u.y), swiglu_of(g.z, u.z),
+                       swiglu_of(g.w, u.w));
+}
+
+/* A thread per eight columns. */
 __global__ void __launch_bounds__(THREADS)
-    swiglu_kernel(gptr<float> out, gptr<const float> gate, gptr<const float> up, size_t count) {
-    size_t i = 4 * global_thread();
-    if (i + 4 <= count) {
-        float4 g = as_floats(load16(gate + i)), u = as_floats(load16(up + i));
-        store16(out + i, as_bits(make_float4(swiglu_of(g.x, u.x), swiglu_of(g.y, u.y),
-                                             swiglu_of(g.z, u.z), swiglu_of(g.w, u.w))));
+    swiglu_kernel(rows_out out, gptr<const float> gate, gptr<const float> up, int cols) {
+    int c = 8 * piece_of_row();
+    size_t row = static_cast<size_t>(blockIdx.x) * static_cast<size_t>(cols);
+    if (c >= cols)
         return;
-    }
-    for (; i < count; i++) {
-        float g = gate[i], u = up[i];
-        out[i] = swiglu_of(g, u);
-    }
+    float4 a = swiglu_of(four_or_zero(gate + row, c, cols), four_or_zero(up + row, c, cols));
+    float4 b =
+        swiglu_of(four_or_zero(gate + row, c + 4, cols), four_or_zero(up + row, c + 4, cols));
+    out.put8(blockIdx.x, c, cols, a, b);
 }
 
 dim3 row_grid(int32_t pieces, int32_t n) {
@@ -169,10 +169,11 @@ dim3 row_grid(int32_t pieces, int32_t n) {
 
 } // namespace
 
-extern "C" cudaError_t cuda_launch_rms_norm(cudaStream_t stream, float *out, const float *x,
-                                            const float *w, int32_t n, int32_t cols, float eps) {
+extern "C" cudaError_t cuda_launch_rms_norm(cudaStream_t stream, const struct qep_rows_out *out,
+                                            const float *x, const float *w, int32_t n, int32_t cols,
+                                            float eps) {
     return launch(rms_norm_kernel, dim3(static_cast<unsigned>(n)), dim3(THREADS),
-                  THREADS / WARP * sizeof(float), stream, out, x, w, cols, eps);
+                  THREADS / WARP * sizeof(float), stream, rows_out_of(*out), x, w, cols, eps);
 }
 
 extern "C" cudaError_t cuda_launch_act_f32(cudaStream_t stream, void *out, size_t row_stride,
@@ -204,8 +205,13 @@ extern "C" cudaError_t cuda_launch_gated_add(cudaStream_t stream, float *y, cons
     return launch(gated_add_kernel, row_grid(cols, n), dim3(THREADS), 0, stream, y, x, gate, cols);
 }
 
-extern "C" cudaError_t cuda_launch_swiglu(cudaStream_t stream, float *out, const float *gate,
-                                          const float *up, size_t count) {
-    return launch(swiglu_kernel, blocks_for((count + 3) / 4), dim3(THREADS), 0, stream, out, gate,
-                  up, count);
+extern "C" cudaError_t cuda_launch_swiglu(cudaStream_t stream, const struct qep_rows_out *out,
+                                          const float *gate, const float *up, int32_t n,
+                                          int32_t cols) {
+    /* Rows of experts are short: no block has warps without work. */
+    int32_t pieces = (cols + 7) / 8, warps = (pieces + WARP - 1) / WARP;
+    int32_t threads = warps * WARP < THREADS ? warps * WARP : static_cast<int32_t>(THREADS);
+    dim3 grid(static_cast<unsigned>(n), static_cast<unsigned>((pieces + threads - 1) / threads));
+    return launch(swiglu_kernel, grid, dim3(static_cast<unsigned>(threads)), 0, stream,
+                  rows_out_of(*out), gate, up, cols);
 }

@@ -8,8 +8,10 @@
 extern "C" {
 #endif
 
-cudaError_t cuda_launch_rms_norm(cudaStream_t stream, float *out, const float *x, const float *w,
-                                 int32_t n, int32_t cols, float eps);
+/* Of out->act, kernels write bf16 rows; other types are act_convert's. */
+cudaError_t cuda_launch_rms_norm(cudaStream_t stream, const struct qep_rows_out *out,
+                                 const float *x, const float *w, int32_t n, int32_t cols,
+                                 float eps);
 cudaError_t cuda_launch_act_f32(cudaStream_t stream, void *out, size_t row_stride, const float *x,
                                 int32_t n, int32_t cols);
 cudaError_t cuda_launch_act_bf16(cudaStream_t stream, void *out, size_t row_stride, const float *x,
@@ -19,8 +21,8 @@ cudaError_t cuda_launch_act_int8(cudaStream_t stream, void *out, size_t row_stri
 cudaError_t cuda_launch_add(cudaStream_t stream, float *y, const float *x, size_t count);
 cudaError_t cuda_launch_gated_add(cudaStream_t stream, float *y, const float *x, const float *gate,
                                   int32_t n, int32_t cols);
-cudaError_t cuda_launch_swiglu(cudaStream_t stream, float *out, const float *gate, const float *up,
-                               size_t count);
+cudaError_t cuda_launch_swiglu(cudaStream_t stream, const struct qep_rows_out *out,
+                               const float *gate, const float *up, int32_t n, int32_t cols);
 cudaError_t cuda_launch_router_topk(cudaStream_t stream, int32_t *topk_idx, float *topk_weights,
                                     const float *logits, int32_t n, int32_t num_experts,
                                     int32_t top_k);

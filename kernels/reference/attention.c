@@ -143,8 +143,8 @@ static void attend_head(const struct qep_attention_dims *dims, void *const *slot
 }
 
 enum qep_status ref_attention(struct qep_backend *be, const struct qep_attention_dims *dims,
-                              const struct qep_batch *batch, float *out, const float *qg,
-                              const float *q_norm, void *const *blocks) {
+                              const struct qep_batch *batch, struct qep_rows_out out,
+                              const float *qg, const float *q_norm, void *const *blocks) {
     struct rope_row rope;
     float *q = NULL;
     size_t head_dim = (size_t)dims->head_dim, num_heads = (size_t)dims->num_heads;
@@ -163,11 +163,11 @@ enum qep_status ref_attention(struct qep_backend *be, const struct qep_attention
                 int32_t kv_head = (int32_t)h / (dims->num_heads / dims->num_kv_heads);
                 norm_and_rotate(dims, q, qg + 2 * at, q_norm, rope.cosines, rope.sines);
                 attend_head(dims, slot_blocks, position, kv_head, q, q + 2 * head_dim, q + head_dim,
-                            out + at);
+                            out.f32 + at);
                 for (size_t c = 0; c < head_dim; c++)
-                    out[at + c] *= qep_sigmoidf(gate[c]);
+                    out.f32[at + c] *= qep_sigmoidf(gate[c]);
             }
         }
     }
-    return QEP_OK;
+    return ref_finish_rows(be, &out, batch->num_rows, dims->num_heads * dims->head_dim);
 }

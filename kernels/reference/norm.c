@@ -6,17 +6,16 @@
 #include <math.h>
 #include <string.h>
 
-enum qep_status ref_rms_norm(struct qep_backend *be, float *out, const float *x, const float *w,
-                             int32_t n, int32_t cols, float eps) {
-    (void)be;
+enum qep_status ref_rms_norm(struct qep_backend *be, struct qep_rows_out out, const float *x,
+                             const float *w, int32_t n, int32_t cols, float eps) {
     for (int32_t i = 0; i < n; i++) {
         const float *row = x + (size_t)i * (size_t)cols;
-        float *dst = out + (size_t)i * (size_t)cols;
+        float *dst = out.f32 + (size_t)i * (size_t)cols;
         float inv = 1.0f / sqrtf(ref_sum_squares(row, cols) / (float)cols + eps);
         for (int32_t c = 0; c < cols; c++)
             dst[c] = row[c] * inv * w[c];
     }
-    return QEP_OK;
+    return ref_finish_rows(be, &out, n, cols);
 }
 
 static void quantise_row(uint8_t *out, const float *x, int32_t cols) {
@@ -60,6 +59,13 @@ enum qep_status ref_act_convert(struct qep_backend *be, void *out, size_t row_st
     return QEP_OK;
 }
 
+enum qep_status ref_finish_rows(struct qep_backend *be, const struct qep_rows_out *out, int32_t n,
+                                int32_t cols) {
+    if (out->act == NULL)
+        return QEP_OK;
+    return ref_act_convert(be, out->act, out->act_stride, out->act_type, out->f32, n, cols);
+}
+
 enum qep_status ref_add(struct qep_backend *be, float *y, const float *x, size_t count) {
     (void)be;
     for (size_t i = 0; i < count; i++)
@@ -79,11 +85,10 @@ enum qep_status ref_gated_add(struct qep_backend *be, float *y, const float *x, 
     return QEP_OK;
 }
 
-enum qep_status ref_swiglu(struct qep_backend *be, float *out, const float *gate, const float *up,
-                           int32_t n, int32_t cols) {
-    (void)be;
+enum qep_status ref_swiglu(struct qep_backend *be, struct qep_rows_out out, const float *gate,
+                           const float *up, int32_t n, int32_t cols) {
     size_t count = (size_t)n * (size_t)cols;
     for (size_t i = 0; i < count; i++)
-        out[i] = qep_siluf(gate[i]) * up[i];
-    return QEP_OK;
+        out.f32[i] = qep_siluf(gate[i]) * up[i];
+    return ref_finish_rows(be, &out, n, cols);
 }

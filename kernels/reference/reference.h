@@ -36,24 +36,27 @@ float ref_sum_squares(const float *x, int32_t n);
 
 enum qep_status ref_embed(struct qep_backend *be, float *out, const struct qep_weight *weight,
                           const int32_t *ids, int32_t n);
-enum qep_status ref_rms_norm(struct qep_backend *be, float *out, const float *x, const float *w,
-                             int32_t n, int32_t cols, float eps);
+enum qep_status ref_rms_norm(struct qep_backend *be, struct qep_rows_out out, const float *x,
+                             const float *w, int32_t n, int32_t cols, float eps);
 enum qep_status ref_act_convert(struct qep_backend *be, void *out, size_t row_stride,
                                 enum qep_act_type type, const float *x, int32_t n, int32_t cols);
+/* The activation rows of f32 rows that are done. */
+enum qep_status ref_finish_rows(struct qep_backend *be, const struct qep_rows_out *out, int32_t n,
+                                int32_t cols);
 enum qep_status ref_matmul(struct qep_backend *be, float *out, const void *act, size_t row_stride,
                            enum qep_act_type type, const struct qep_weight *weight, int32_t n,
                            int32_t decode);
 enum qep_status ref_add(struct qep_backend *be, float *y, const float *x, size_t count);
 enum qep_status ref_gated_add(struct qep_backend *be, float *y, const float *x, const float *gate,
                               int32_t n, int32_t cols);
-enum qep_status ref_swiglu(struct qep_backend *be, float *out, const float *gate, const float *up,
-                           int32_t n, int32_t cols);
+enum qep_status ref_swiglu(struct qep_backend *be, struct qep_rows_out out, const float *gate,
+                           const float *up, int32_t n, int32_t cols);
 enum qep_status ref_attention_kv(struct qep_backend *be, const struct qep_attention_dims *dims,
                                  const struct qep_batch *batch, const float *k, const float *v,
                                  const float *k_norm, void *const *blocks);
 enum qep_status ref_attention(struct qep_backend *be, const struct qep_attention_dims *dims,
-                              const struct qep_batch *batch, float *out, const float *qg,
-                              const float *q_norm, void *const *blocks);
+                              const struct qep_batch *batch, struct qep_rows_out out,
+                              const float *qg, const float *q_norm, void *const *blocks);
 enum qep_status ref_delta_conv(struct qep_backend *be, const struct qep_delta_dims *dims,
                                const struct qep_batch *batch, float *out, const float *qkv,
                                const float *weight, float *conv_state);

@@ -9,23 +9,21 @@ enum qep_status model_attention(struct qep_model *m, int32_t layer, float *hidde
     const struct qep_batch *batch = &m->phase.local;
     int32_t n = batch->num_rows, mixed_cols = c->num_attention_heads * c->head_dim;
     float *qg, *k, *v, *out;
-    void *normed, *mixed;
+    struct qep_rows_out mixed;
     /* A decode step of fixed capacity has its blocks before it is recorded. */
     for (int32_t i = 0; m->phase.padded_rows == 0 && i < batch->num_spans; i++)
         QEP_TRY(qep_cache_reserve(m->cache, layer, batch->spans[i].slot,
                                   batch->spans[i].position + batch->spans[i].num_rows));
     void *const *blocks = m->cache->layers[layer].dev_blocks;
-    QEP_TRY(model_scratch(m, SCRATCH_NORMED, (size_t)n * (size_t)c->hidden_size, 4, &normed));
-    QEP_TRY(model_scratch(m, SCRATCH_MIXED, (size_t)n * (size_t)mixed_cols, 4, &mixed));
-    QEP_TRY(OPS->rms_norm(m->be, normed, hidden, w->input_layernorm, n, c->hidden_size,
-                          (float)c->rms_norm_eps)); /* [n, H] */
-    model_set_input(m, normed);
-    QEP_TRY(model_linear(m, &w->q_proj, n, SCRATCH_QG, &qg)); /* [n, heads, 2, head_dim] */
-    QEP_TRY(model_linear(m, &w->k_proj, n, SCRATCH_K, &k));   /* [n, kv_heads, head_dim] */
+    unsigned wants = model_wants(&w->q_proj) | model_wants(&w->k_proj) | model_wants(&w->v_proj);
+    QEP_TRY(model_norm(m, hidden, w->input_layernorm, wants, n)); /* [n, H] */
+    QEP_TRY(model_linear(m, &w->q_proj, n, SCRATCH_QG, &qg));     /* [n, heads, 2, head_dim] */
+    QEP_TRY(model_linear(m, &w->k_proj, n, SCRATCH_K, &k));       /* [n, kv_heads, head_dim] */
     QEP_TRY(model_linear(m, &w->v_proj, n, SCRATCH_V, &v));
     QEP_TRY(OPS->attention_kv(m->be, &m->attention_dims, batch, k, v, w->k_norm, blocks));
+    QEP_TRY(model_open_input(m, SCRATCH_MIXED, model_wants(&w->o_proj), false, n, mixed_cols,
+                             &mixed)); /* [n, heads, head_dim] */
     QEP_TRY(OPS->attention(m->be, &m->attention_dims, batch, mixed, qg, w->q_norm, blocks));
-    model_set_input(m, mixed);
     QEP_TRY(model_linear(m, &w->o_proj, n, SCRATCH_OUT, &out)); /* [n, H] */
     return OPS->add(m->be, hidden, out, (size_t)n * (size_t)c->hidden_size);
 }

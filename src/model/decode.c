@@ -51,10 +51,9 @@ static enum qep_status share_rows(struct qep_model *m, const void **rows, size_t
     if (mine) {
         int32_t cols = m->config->hidden_size;
         QEP_TRY(model_scratch(m, SCRATCH_NORMED, (size_t)d->capacity * (size_t)cols, 4, &normed));
-        QEP_TRY(OPS->rms_norm(m->be, normed, m->scratch[SCRATCH_HIDDEN].data, m->weights->norm,
+        const struct qep_rows_out out = {normed, act, row_bytes, m->weights->head_act};
+        QEP_TRY(OPS->rms_norm(m->be, out, m->scratch[SCRATCH_HIDDEN].data, m->weights->norm,
                               d->capacity, cols, (float)m->config->rms_norm_eps));
-        QEP_TRY(OPS->act_convert(m->be, act, row_bytes, m->weights->head_act, normed, d->capacity,
-                                 cols));
     }
     *rows = act;
     if (m->placement->num_ranks == 1)

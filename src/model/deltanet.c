@@ -11,13 +11,12 @@ enum qep_status model_deltanet(struct qep_model *m, int32_t layer, float *hidden
     int32_t n = batch->num_rows;
     size_t mixed_cols = (size_t)c->linear_num_value_heads * (size_t)c->linear_value_head_dim;
     float *qkv, *z, *a, *b, *out;
-    void *normed, *conv, *mixed;
-    QEP_TRY(model_scratch(m, SCRATCH_NORMED, (size_t)n * (size_t)c->hidden_size, 4, &normed));
+    void *conv, *mixed;
+    unsigned wants = model_wants(&w->in_proj_qkv) | model_wants(&w->in_proj_z) |
+                     model_wants(&w->in_proj_a) | model_wants(&w->in_proj_b);
     QEP_TRY(model_scratch(m, SCRATCH_CONV, (size_t)n * (size_t)w->in_proj_qkv.rows, 4, &conv));
     QEP_TRY(model_scratch(m, SCRATCH_MIXED, (size_t)n * mixed_cols, 4, &mixed));
-    QEP_TRY(OPS->rms_norm(m->be, normed, hidden, w->input_layernorm, n, c->hidden_size,
-                          (float)c->rms_norm_eps)); /* [n, H] */
-    model_set_input(m, normed);
+    QEP_TRY(model_norm(m, hidden, w->input_layernorm, wants, n));    /* [n, H] */
     QEP_TRY(model_linear(m, &w->in_proj_qkv, n, SCRATCH_QKV, &qkv)); /* [n, q | k | v] */
     QEP_TRY(model_linear(m, &w->in_proj_z, n, SCRATCH_Z, &z));       /* [n, value heads, dv] */
     QEP_TRY(model_linear(m, &w->in_proj_a, n, SCRATCH_A, &a));       /* [n, value heads] */

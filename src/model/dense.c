@@ -6,16 +6,15 @@
 static enum qep_status mlp(struct qep_model *m, int32_t layer, float *hidden, int32_t n) {
     const struct qep_layer_weights *w = &m->weights->layers[layer];
     int32_t cols = m->config->hidden_size;
+    unsigned wants = model_wants(&w->gate_proj) | model_wants(&w->up_proj);
     float *gate, *up, *out;
-    void *normed;
-    QEP_TRY(model_scratch(m, SCRATCH_NORMED, (size_t)n * (size_t)cols, 4, &normed));
-    QEP_TRY(OPS->rms_norm(m->be, normed, hidden, w->post_attention_layernorm, n, cols,
-                          (float)m->config->rms_norm_eps));
-    model_set_input(m, normed);
+    struct qep_rows_out inner;
+    QEP_TRY(model_norm(m, hidden, w->post_attention_layernorm, wants, n));
     QEP_TRY(model_linear(m, &w->gate_proj, n, SCRATCH_GATE, &gate)); /* [n, I] */
     QEP_TRY(model_linear(m, &w->up_proj, n, SCRATCH_UP, &up));
-    QEP_TRY(OPS->swiglu(m->be, gate, gate, up, n, w->gate_proj.rows));
-    model_set_input(m, gate);
+    QEP_TRY(model_open_input(m, SCRATCH_GATE, model_wants(&w->down_proj), false, n,
+                             w->gate_proj.rows, &inner)); /* [n, I] */
+    QEP_TRY(OPS->swiglu(m->be, inner, gate, up, n, w->gate_proj.rows));
     QEP_TRY(model_linear(m, &w->down_proj, n, SCRATCH_OUT, &out)); /* [n, H] */
     return OPS->add(m->be, hidden, out, (size_t)n * (size_t)cols);
 }

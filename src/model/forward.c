@@ -47,23 +47,60 @@ enum qep_status model_staging(struct qep_model *m, enum staging_id id, size_t by
 }
 
 void model_set_input(struct qep_model *m, const float *x) {
-    m->act_source = x;
-    memset(m->act_made, 0, sizeof m->act_made);
+    m->input = (struct model_input){.f32 = x};
+}
+
+static enum scratch_id act_scratch(const struct model_input *in, enum qep_act_type type) {
+    static const enum scratch_id ids[2][3] = {
+        {SCRATCH_ACT_F32, SCRATCH_ACT_BF16, SCRATCH_ACT_INT8},
+        {SCRATCH_INNER_ACT_F32, SCRATCH_INNER_ACT_BF16, SCRATCH_INNER_ACT_INT8}};
+    return ids[in->inner][type];
+}
+
+enum qep_status model_open_input(struct qep_model *m, enum scratch_id id, unsigned wants,
+                                 bool inner, int32_t n, int32_t cols, struct qep_rows_out *out) {
+    void *mem;
+    *out = (struct qep_rows_out){.act_type = QEP_ACT_F32};
+    m->input = (struct model_input){.inner = inner};
+    if (m->be->device == NULL || wants != model_act_bit(QEP_ACT_BF16)) {
+        QEP_TRY(model_scratch(m, id, (size_t)n * (size_t)cols, sizeof(float), &mem));
+        out->f32 = mem;
+        m->input.f32 = out->f32;
+    }
+    if (wants & model_act_bit(QEP_ACT_BF16))
+        out->act_type = QEP_ACT_BF16;
+    else if (wants & model_act_bit(QEP_ACT_INT8))
+        out->act_type = QEP_ACT_INT8;
+    else
+        return QEP_OK; /* f32 products read the rows themselves; model_act where they must not */
+    out->act_stride = qep_act_row_bytes(out->act_type, cols);
+    m->input.made[out->act_type] = true;
+    return model_scratch(m, act_scratch(&m->input, out->act_type), (size_t)n, out->act_stride,
+                         &out->act);
+}
+
+enum qep_status model_norm(struct qep_model *m, const float *x, const float *w, unsigned wants,
+                           int32_t n) {
+    int32_t cols = m->config->hidden_size;
+    struct qep_rows_out out;
+    QEP_TRY(model_open_input(m, SCRATCH_NORMED, wants, false, n, cols, &out));
+    return OPS->rms_norm(m->be, out, x, w, n, cols, (float)m->config->rms_norm_eps);
 }
 
 enum qep_status model_act(struct qep_model *m, enum qep_act_type type, int32_t n, int32_t cols,
                           const void **act) {
-    static const enum scratch_id ids[] = {SCRATCH_ACT_F32, SCRATCH_ACT_BF16, SCRATCH_ACT_INT8};
+    struct model_input *in = &m->input;
     size_t row_bytes = qep_act_row_bytes(type, cols);
     void *rows;
+    assert(in->made[type] || in->f32 != NULL);
     if (type == QEP_ACT_F32 && row_bytes == (size_t)cols * 4) {
-        *act = m->act_source;
+        *act = in->f32;
         return QEP_OK;
     }
-    QEP_TRY(model_scratch(m, ids[type], (size_t)n, row_bytes, &rows));
-    if (!m->act_made[type])
-        QEP_TRY(OPS->act_convert(m->be, rows, row_bytes, type, m->act_source, n, cols));
-    m->act_made[type] = true;
+    QEP_TRY(model_scratch(m, act_scratch(in, type), (size_t)n, row_bytes, &rows));
+    if (!in->made[type])
+        QEP_TRY(OPS->act_convert(m->be, rows, row_bytes, type, in->f32, n, cols));
+    in->made[type] = true;
     *act = rows;
     return QEP_OK;
 }

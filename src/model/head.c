@@ -55,10 +55,9 @@ static enum qep_status own_rows(struct qep_model *m, const struct slice *s, size
         if (s->owner[i] != m->comm->rank)
             continue;
         const float *x = hidden + (size_t)local_index(m, s->phase_row[i]) * cols;
-        QEP_TRY(OPS->rms_norm(m->be, normed, x, m->weights->norm, 1, m->config->hidden_size,
+        const struct qep_rows_out out = {normed, act, row_bytes, m->weights->head_act};
+        QEP_TRY(OPS->rms_norm(m->be, out, x, m->weights->norm, 1, m->config->hidden_size,
                               (float)m->config->rms_norm_eps));
-        QEP_TRY(OPS->act_convert(m->be, act, row_bytes, m->weights->head_act, normed, 1,
-                                 m->config->hidden_size));
         QEP_TRY(OPS->download(m->be, send + (size_t)sent++ * row_bytes, act, row_bytes));
     }
     return QEP_OK;

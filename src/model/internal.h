@@ -18,6 +18,9 @@ enum scratch_id {
     SCRATCH_ACT_F32,
     SCRATCH_ACT_BF16,
     SCRATCH_ACT_INT8,
+    SCRATCH_INNER_ACT_F32,
+    SCRATCH_INNER_ACT_BF16,
+    SCRATCH_INNER_ACT_INT8,
     SCRATCH_QG,
     SCRATCH_K,
     SCRATCH_V,
@@ -45,6 +48,13 @@ enum scratch_id {
     SCRATCH_NEXT_IDS,
     SCRATCH_RANGES,
     SCRATCH_COUNT
+};
+
+/* Rows that the following products read: f32, and the activation rows made of them so far. */
+struct model_input {
+    const float *f32; /* NULL: only activation rows exist */
+    bool inner;       /* activation rows lie in SCRATCH_INNER_ACT_*, not SCRATCH_ACT_* */
+    bool made[3];     /* by type */
 };
 
 /* Host staging between device memory and the transport. */
@@ -106,9 +116,7 @@ struct qep_model {
     bool use_graphs;
     uint64_t scratch_generation; /* counts moves of scratch blocks */
     struct block staging[STAGING_COUNT];
-    /* The activation rows made from `act_source` since it was last set. */
-    const float *act_source;
-    bool act_made[3];
+    struct model_input input;
     struct phase phase;
     struct qep_model_times times;
     long step;
@@ -122,6 +130,25 @@ enum qep_status model_staging(struct qep_model *m, enum staging_id id, size_t by
 /* Names x [n, cols] as the input of the following products. */
 void model_set_input(struct qep_model *m, const float *x);
 
+/* Activation types as bits; 0 for a matrix that this rank does not hold. */
+static inline unsigned model_act_bit(enum qep_act_type type) {
+    return 1u << type;
+}
+static inline unsigned model_wants(const struct qep_linear *lin) {
+    return lin->weight == NULL ? 0 : model_act_bit(lin->act);
+}
+
+/* Where the op that follows leaves rows [n, cols], which become the input: f32 in scratch `id`
+ * where it is read, and activation rows of the type that the products want (bits of `wants`, at
+ * least one); of several types, the others are made by model_act. inner: beside the activation rows
+ * of an outer input, which stay. */
+enum qep_status model_open_input(struct qep_model *m, enum scratch_id id, unsigned wants,
+                                 bool inner, int32_t n, int32_t cols, struct qep_rows_out *out);
+
+/* RMSNorm of the rows x [n, hidden_size], which become the input of products that want `wants`. */
+enum qep_status model_norm(struct qep_model *m, const float *x, const float *w, unsigned wants,
+                           int32_t n);
+
 /* The current input as activation rows of `type`, made at most once. */
 enum qep_status model_act(struct qep_model *m, enum qep_act_type type, int32_t n, int32_t cols,
                           const void **act);
@@ -134,9 +161,16 @@ enum qep_status model_linear(struct qep_model *m, const struct qep_linear *lin, 
 enum qep_status model_attention(struct qep_model *m, int32_t layer, float *hidden);
 enum qep_status model_deltanet(struct qep_model *m, int32_t layer, float *hidden);
 
-/* hidden += sigmoid(shared_expert_gate x) * shared_expert(x), x = normed the current input. */
+/* hidden += sigmoid(shared_expert_gate x) * shared_expert(x), x the current input, which stays. */
 enum qep_status model_shared_expert(struct qep_model *m, const struct qep_layer_weights *w,
-                                    const float *normed, float *hidden, int32_t n);
+                                    float *hidden, int32_t n);
+
+/* What the products on a MoE layer's normed rows want. */
+static inline unsigned model_moe_wants(const struct qep_layer_weights *w) {
+    return model_act_bit(w->expert_act) | model_wants(&w->gate) |
+           model_wants(&w->shared_expert_gate) | model_wants(&w->shared_gate_proj) |
+           model_wants(&w->shared_up_proj);
+}
 
 /* Second half of a layer: takes the rows of owner(layer) in SCRATCH_HIDDEN and leaves those of
  * owner(layer + 1) there. Collective. */

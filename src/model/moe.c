@@ -17,16 +17,20 @@ struct routed {
 };
 
 enum qep_status model_shared_expert(struct qep_model *m, const struct qep_layer_weights *w,
-                                    const float *normed, float *hidden, int32_t n) {
+                                    float *hidden, int32_t n) {
     float *expert_gate, *gate, *up, *out;
+    struct model_input outer;
+    struct qep_rows_out inner;
     QEP_TRY(
         model_linear(m, &w->shared_expert_gate, n, SCRATCH_SHARED_GATE, &expert_gate)); /* [n, 1] */
     QEP_TRY(model_linear(m, &w->shared_gate_proj, n, SCRATCH_GATE, &gate));             /* [n, I] */
     QEP_TRY(model_linear(m, &w->shared_up_proj, n, SCRATCH_UP, &up));
-    QEP_TRY(OPS->swiglu(m->be, gate, gate, up, n, w->shared_gate_proj.rows));
-    model_set_input(m, gate);
+    outer = m->input;
+    QEP_TRY(model_open_input(m, SCRATCH_GATE, model_wants(&w->shared_down_proj), true, n,
+                             w->shared_gate_proj.rows, &inner));
+    QEP_TRY(OPS->swiglu(m->be, inner, gate, up, n, w->shared_gate_proj.rows));
     QEP_TRY(model_linear(m, &w->shared_down_proj, n, SCRATCH_OUT, &out)); /* [n, H] */
-    model_set_input(m, normed);
+    m->input = outer;
     return OPS->gated_add(m->be, hidden, out, expert_gate, n, m->config->hidden_size);
 }
 
@@ -65,19 +69,15 @@ static enum qep_status prepare(struct qep_model *m, int32_t layer, struct routed
     int32_t n = m->phase.local.num_rows, cols = m->config->hidden_size;
     float *hidden = m->scratch[SCRATCH_HIDDEN].data;
     const void *act;
-    void *normed;
     QEP_TRY(reserve_routed(m, n, w->expert_act, r));
     if (n == 0)
         return QEP_OK;
-    QEP_TRY(model_scratch(m, SCRATCH_NORMED, (size_t)n * (size_t)cols, 4, &normed));
-    QEP_TRY(OPS->rms_norm(m->be, normed, hidden, w->post_attention_layernorm, n, cols,
-                          (float)m->config->rms_norm_eps));
-    model_set_input(m, normed);
+    QEP_TRY(model_norm(m, hidden, w->post_attention_layernorm, model_moe_wants(w), n));
     QEP_TRY(route(m, w, n, r));
     QEP_TRY(model_act(m, w->expert_act, n, cols, &act));
     QEP_TRY(OPS->download(m->be, r->act, act, (size_t)n * r->row_bytes));
     if (m->config->shared_expert_intermediate_size > 0)
-        QEP_TRY(model_shared_expert(m, w, normed, hidden, n));
+        QEP_TRY(model_shared_expert(m, w, hidden, n));
     return OPS->download(m->be, r->base, hidden, (size_t)n * (size_t)cols * 4);
 }
 

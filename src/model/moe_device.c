@@ -388,24 +388,21 @@ static enum qep_status prepare(struct qep_model *m, struct flow *f) {
     int32_t n = f->n, cols = m->config->hidden_size, k = m->config->num_experts_per_tok;
     size_t pairs = (size_t)n * (size_t)k;
     float *hidden = m->scratch[SCRATCH_HIDDEN].data, *logits;
-    void *normed, *idx, *weights;
+    void *idx, *weights;
     QEP_TRY(model_scratch(m, SCRATCH_TOPK_IDX, pairs, 4, &idx));
     QEP_TRY(model_scratch(m, SCRATCH_TOPK_WEIGHTS, pairs, 4, &weights));
     f->topk = plain_topk(idx, weights, k);
     if (n == 0)
         return QEP_OK;
-    QEP_TRY(model_scratch(m, SCRATCH_NORMED, (size_t)n * (size_t)cols, 4, &normed));
-    QEP_TRY(OPS->rms_norm(m->be, normed, hidden, w->post_attention_layernorm, n, cols,
-                          (float)m->config->rms_norm_eps));
-    model_set_input(m, normed);
+    QEP_TRY(model_norm(m, hidden, w->post_attention_layernorm, model_moe_wants(w), n));
     QEP_TRY(model_linear(m, &w->gate, n, SCRATCH_ROUTER, &logits)); /* [n, E] */
     QEP_TRY(OPS->router_topk(m->be, idx, weights, logits, n, m->config->num_experts, k));
     if (m->phase.padded_rows > 0)
         QEP_TRY(DEV->mask_rows(m->be, idx, n, k, m->phase.local.dev_spans));
+    QEP_TRY(model_act(m, w->expert_act, n, cols, &f->act));
     if (m->config->shared_expert_intermediate_size > 0)
-        QEP_TRY(model_shared_expert(m, w, normed, hidden, n));
-    /* Last, because the shared expert's products use the same scratch. */
-    return model_act(m, w->expert_act, n, cols, &f->act);
+        QEP_TRY(model_shared_expert(m, w, hidden, n));
+    return QEP_OK;
 }
 
 enum qep_status model_moe_device(struct qep_model *m, int32_t layer) {

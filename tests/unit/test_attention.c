@@ -148,9 +148,17 @@ static void run_spans(struct qep_backend *be, const struct qep_attention_dims *d
     ck_assert_int_eq(be->ops->attention_kv(be, d, batch, in->k + first_row * kv_row,
                                            in->v + first_row * kv_row, in->k_norm, cache->blocks),
                      QEP_OK);
-    ck_assert_int_eq(be->ops->attention(be, d, batch, out + first_row * q_row,
-                                        in->qg + first_row * 2 * q_row, in->q_norm, cache->blocks),
+    size_t stride = qep_act_row_bytes(QEP_ACT_BF16, (int32_t)q_row);
+    size_t bytes = (size_t)batch->num_rows * stride;
+    char *act = must_alloc(bytes), *want = must_alloc(bytes);
+    struct qep_rows_out rows = {out + first_row * q_row, act, stride, QEP_ACT_BF16};
+    ck_assert_int_eq(be->ops->attention(be, d, batch, rows, in->qg + first_row * 2 * q_row,
+                                        in->q_norm, cache->blocks),
                      QEP_OK);
+    be->ops->act_convert(be, want, stride, QEP_ACT_BF16, rows.f32, batch->num_rows, (int32_t)q_row);
+    assert_same_bits(act, want, bytes, "activation rows");
+    free(act);
+    free(want);
 }
 
 /* A sequence in `slot` as prefill spans of `span` rows, or row by row as decode (span 1). */

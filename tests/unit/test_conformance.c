@@ -95,13 +95,13 @@ START_TEST(rms_norm_agrees) {
     for (int v = 0; v < num_variants; v++) {
         struct qep_backend *be = variants[v].be;
         memcpy(got, x, count * 4); /* in place */
-        be->ops->rms_norm(be, got, got, w, n, cols, 1e-6f);
+        be->ops->rms_norm(be, qep_f32_rows(got), got, w, n, cols, 1e-6f);
         assert_close(got, want, count, 1e-6, variants[v].name);
         if (v == 1)
             memcpy(first, got, count * 4);
         if (v > 1)
             assert_same_bits(got, first, count * 4, variants[v].name);
-        be->ops->rms_norm(be, got, x + (n - 1) * cols, w, 1, cols, 1e-6f);
+        be->ops->rms_norm(be, qep_f32_rows(got), x + (n - 1) * cols, w, 1, cols, 1e-6f);
         if (v > 0)
             assert_same_bits(got, first + (n - 1) * cols, (size_t)cols * 4, "row alone");
     }
@@ -171,6 +171,41 @@ START_TEST(act_convert_is_exact) {
 }
 END_TEST
 
+/* Ops that write activation rows: the bits of act_convert on their f32 rows. */
+START_TEST(ops_write_activation_rows) {
+    struct rng rng = {(uint64_t)_i + 60};
+    int32_t n = row_shapes[_i][0], cols = row_shapes[_i][1];
+    size_t count = (size_t)(n * cols);
+    float *x = random_floats(&rng, count, 3.0f), *w = random_floats(&rng, count, 1.0f);
+    float *plain = must_alloc(count * 4), *rows = must_alloc(count * 4);
+    for (int run = 0; run < 6; run++) { /* op, type */
+        enum qep_act_type type = (enum qep_act_type)(run / 2);
+        size_t stride = qep_act_row_bytes(type, cols) + 48, bytes = (size_t)n * stride;
+        char *want = must_alloc(bytes), *got = must_alloc(bytes);
+        for (int v = 0; v < num_variants; v++) {
+            struct qep_backend *be = variants[v].be;
+            memset(want, 0x55, bytes);
+            memset(got, 0x55, bytes);
+            for (int act = 0; act < 2; act++) {
+                struct qep_rows_out out = {act ? rows : plain, act ? got : NULL, stride, type};
+                ck_assert_int_eq(run % 2 == 0 ? be->ops->rms_norm(be, out, x, w, n, cols, 1e-6f)
+                                              : be->ops->swiglu(be, out, x, w, n, cols),
+                                 QEP_OK);
+            }
+            be->ops->act_convert(be, want, stride, type, plain, n, cols);
+            assert_same_bits(rows, plain, count * 4, variants[v].name);
+            assert_same_bits(got, want, bytes, variants[v].name);
+        }
+        free(want);
+        free(got);
+    }
+    free(x);
+    free(w);
+    free(plain);
+    free(rows);
+}
+END_TEST
+
 START_TEST(element_wise_ops_agree) {
     struct rng rng = {(uint64_t)_i + 80};
     int32_t n = row_shapes[_i][0], cols = row_shapes[_i][1];
@@ -197,7 +232,7 @@ START_TEST(element_wise_ops_agree) {
             else if (op == 1)
                 be->ops->gated_add(be, got, x, gate, n, cols);
             else
-                be->ops->swiglu(be, got, got, x, n, cols); /* in place */
+                be->ops->swiglu(be, qep_f32_rows(got), got, x, n, cols); /* in place */
             assert_close(got, want[op], count, 1e-6, variants[v].name);
             if (v == 0)
                 memcpy(first[op], got, count * 4);
@@ -383,6 +418,7 @@ int main(void) {
     tcase_add_test(tc, memory_is_zeroed_and_copied);
     tcase_add_loop_test(tc, rms_norm_agrees, 0, NUM_ROW_SHAPES);
     tcase_add_loop_test(tc, act_convert_is_exact, 0, NUM_ROW_SHAPES);
+    tcase_add_loop_test(tc, ops_write_activation_rows, 0, NUM_ROW_SHAPES);
     tcase_add_loop_test(tc, element_wise_ops_agree, 0, NUM_ROW_SHAPES);
     tcase_add_loop_test(tc, delta_norm_agrees, 0, NUM_ROW_SHAPES);
     tcase_add_loop_test(tc, router_breaks_ties_by_the_lower_id, 0, 5);

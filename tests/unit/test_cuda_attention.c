@@ -124,8 +124,20 @@ static void run_ref(const struct qep_attention_dims *d, const struct inputs *in,
         batch.num_rows += spans[s].num_rows;
     ok(ref->ops->attention_kv(ref, d, &batch, in->k[0] + first_row * kv_len(d),
                               in->v[0] + first_row * kv_len(d), in->k_norm[0], cache->host_table));
-    ok(ref->ops->attention(ref, d, &batch, out + first_row * q_len(d),
+    ok(ref->ops->attention(ref, d, &batch, qep_f32_rows(out + first_row * q_len(d)),
                            in->qg[0] + first_row * 2 * q_len(d), in->q_norm[0], cache->host_table));
+}
+
+/* Activation rows are those of act_convert on the f32 rows, with what lies between untouched. */
+static void check_act(const float *rows, void *dev_act, size_t stride, int32_t n, int32_t cols) {
+    size_t bytes = (size_t)n * stride;
+    char *want = must_alloc(bytes), *got = must_alloc(bytes);
+    memset(want, 0, bytes);
+    ok(ref->ops->act_convert(ref, want, stride, QEP_ACT_BF16, rows, n, cols));
+    dev_take(cuda, got, dev_act, bytes);
+    assert_same_bits(got, want, bytes, "activation rows");
+    free(want);
+    free(got);
 }
 
 static void run_cuda(const struct qep_attention_dims *d, const struct inputs *in,
@@ -133,12 +145,16 @@ static void run_cuda(const struct qep_attention_dims *d, const struct inputs *in
                      int32_t slack, const struct cache *cache, float *out) {
     struct qep_batch batch = dev_batch(cuda, spans, num_spans, slack);
     size_t bytes = (size_t)batch.num_rows * q_len(d) * 4;
+    size_t stride = qep_act_row_bytes(QEP_ACT_BF16, (int32_t)q_len(d)) + 16;
     float *dev_out = dev_put(cuda, NULL, bytes);
+    void *dev_act = dev_put(cuda, NULL, (size_t)batch.num_rows * stride);
+    struct qep_rows_out rows = {dev_out, dev_act, stride, QEP_ACT_BF16};
     ok(cuda->ops->attention_kv(cuda, d, &batch, in->k[1] + first_row * kv_len(d),
                                in->v[1] + first_row * kv_len(d), in->k_norm[1], cache->dev_table));
-    ok(cuda->ops->attention(cuda, d, &batch, dev_out, in->qg[1] + first_row * 2 * q_len(d),
+    ok(cuda->ops->attention(cuda, d, &batch, rows, in->qg[1] + first_row * 2 * q_len(d),
                             in->q_norm[1], cache->dev_table));
     dev_take(cuda, out + first_row * q_len(d), dev_out, bytes);
+    check_act(out + first_row * q_len(d), dev_act, stride, batch.num_rows, (int32_t)q_len(d));
     dev_batch_free(cuda, &batch);
 }
 

@@ -186,7 +186,7 @@ static float *reference_items(const struct layer *l, const struct items *items) 
         float *row = out + (size_t)i * hidden;
         OK(ref->ops->matmul(ref, gate, l->plain + (size_t)items->row[i] * hidden, hidden * 4,
                             QEP_ACT_F32, l->ref_weight[e], 1, 0));
-        OK(ref->ops->swiglu(ref, gate, gate, gate + inner, 1, c->inner));
+        OK(ref->ops->swiglu(ref, qep_f32_rows(gate), gate, gate + inner, 1, c->inner));
         OK(ref->ops->act_convert(ref, act, qep_act_row_bytes(QEP_ACT_BF16, c->inner), QEP_ACT_BF16,
                                  gate, 1, c->inner));
         decode_act_row(QEP_ACT_BF16, act, c->inner, gate);

@@ -94,7 +94,8 @@ static void mix(const struct mixers *m, const struct qep_span *spans) {
     const struct qep_batch batch = {m->rows, m->rows, spans, m->spans, BOUND};
     float *conv = m->out + ROWS * Q;
     ok(cuda->ops->attention_kv(cuda, &attention_dims, &batch, m->k, m->v, m->norm, m->table));
-    ok(cuda->ops->attention(cuda, &attention_dims, &batch, m->out, m->qg, m->norm, m->table));
+    ok(cuda->ops->attention(cuda, &attention_dims, &batch, qep_f32_rows(m->out), m->qg, m->norm,
+                            m->table));
     ok(cuda->ops->delta_conv(cuda, &delta_dims, &batch, conv, m->qkv, m->taps, m->conv));
     ok(cuda->ops->delta(cuda, &delta_dims, &batch, conv + ROWS * CHANNELS, conv, m->heads, m->heads,
                         m->norm, m->norm, m->state));

@@ -35,12 +35,12 @@ START_TEST(rms_norm_agrees) {
     float *want = must_alloc(count * 4), *got = must_alloc(count * 4), *alone = must_alloc(row * 4);
     float *dev_x = dev_put(cuda, x, count * 4), *dev_w = dev_put(cuda, w, row * 4);
     float *dev_out = dev_put(cuda, NULL, count * 4);
-    ok(ref->ops->rms_norm(ref, want, x, w, n, cols, 1e-6f));
-    ok(cuda->ops->rms_norm(cuda, dev_out, dev_x, dev_w, n, cols, 1e-6f));
+    ok(ref->ops->rms_norm(ref, qep_f32_rows(want), x, w, n, cols, 1e-6f));
+    ok(cuda->ops->rms_norm(cuda, qep_f32_rows(dev_out), dev_x, dev_w, n, cols, 1e-6f));
     dev_get(cuda, got, dev_out, count * 4);
     assert_close(got, want, count, 1e-6, "rms_norm");
     float *last = dev_put(cuda, x + count - row, row * 4);
-    ok(cuda->ops->rms_norm(cuda, last, last, dev_w, 1, cols, 1e-6f)); /* in place */
+    ok(cuda->ops->rms_norm(cuda, qep_f32_rows(last), last, dev_w, 1, cols, 1e-6f)); /* in place */
     dev_take(cuda, alone, last, row * 4);
     assert_same_bits(alone, got + count - row, row * 4, "row alone");
     cuda->ops->free(cuda, dev_x);
@@ -91,6 +91,50 @@ START_TEST(activation_rows_are_exact) {
 }
 END_TEST
 
+/* Ops that write activation rows: the bits of act_convert on their f32 rows, the padding and no
+ * more; without f32 rows the same. */
+START_TEST(ops_write_activation_rows) {
+    struct rng rng = {(uint64_t)_i + 240};
+    int32_t n = row_shapes[_i][0], cols = row_shapes[_i][1];
+    size_t count = (size_t)(n * cols);
+    float *x = random_floats(&rng, count, 3.0f), *w = random_floats(&rng, count, 1.0f);
+    float *dev_x = dev_put(cuda, x, count * 4), *dev_w = dev_put(cuda, w, count * 4);
+    float *rows = must_alloc(count * 4);
+    for (int run = 0; run < 8; run++) { /* op; type, or bf16 alone */
+        bool alone = run / 2 == 3;
+        enum qep_act_type type = alone ? QEP_ACT_BF16 : (enum qep_act_type)(run / 2);
+        size_t stride = qep_act_row_bytes(type, cols) + 48, bytes = (size_t)n * stride;
+        char *want = must_alloc(bytes), *got = must_alloc(bytes);
+        memset(want, 0x55, bytes);
+        float *dev_rows = dev_put(cuda, NULL, count * 4);
+        void *dev_act = dev_put(cuda, want, bytes);
+        struct qep_rows_out f32 = qep_f32_rows(dev_rows), out = {dev_rows, dev_act, stride, type};
+        out.f32 = alone ? NULL : dev_rows;
+        for (int twice = 0; twice < 2; twice++) {
+            struct qep_rows_out to = twice == 0 ? f32 : out;
+            ok(run % 2 == 0 ? cuda->ops->rms_norm(cuda, to, dev_x, dev_w, n, cols, 1e-6f)
+                            : cuda->ops->swiglu(cuda, to, dev_x, dev_w, n, cols));
+            if (twice == 0)
+                dev_get(cuda, rows, dev_rows, count * 4);
+        }
+        ok(ref->ops->act_convert(ref, want, stride, type, rows, n, cols));
+        dev_take(cuda, got, dev_act, bytes);
+        assert_same_bits(got, want, bytes, run % 2 == 0 ? "rms_norm" : "swiglu");
+        float *again = must_alloc(count * 4);
+        dev_take(cuda, again, dev_rows, count * 4);
+        assert_same_bits(again, rows, count * 4, "f32 rows");
+        free(again);
+        free(want);
+        free(got);
+    }
+    cuda->ops->free(cuda, dev_x);
+    cuda->ops->free(cuda, dev_w);
+    free(x);
+    free(w);
+    free(rows);
+}
+END_TEST
+
 static void run_element_wise(struct qep_backend *be, int op, float *y, const float *x,
                              const float *gate, int32_t n, int32_t cols) {
     if (op == 0)
@@ -98,7 +142,7 @@ static void run_element_wise(struct qep_backend *be, int op, float *y, const flo
     else if (op == 1)
         ok(be->ops->gated_add(be, y, x, gate, n, cols));
     else
-        ok(be->ops->swiglu(be, y, y, x, n, cols)); /* in place */
+        ok(be->ops->swiglu(be, qep_f32_rows(y), y, x, n, cols)); /* in place */
 }
 
 START_TEST(element_wise_ops_are_exact) {
@@ -254,11 +298,11 @@ END_TEST
 
 START_TEST(no_rows_are_no_work) {
     struct qep_delta_dims dims = {.num_value_heads = 1, .value_head_dim = 8, .eps = 1e-6f};
-    ok(cuda->ops->rms_norm(cuda, NULL, NULL, NULL, 0, 8, 1e-6f));
+    ok(cuda->ops->rms_norm(cuda, qep_f32_rows(NULL), NULL, NULL, 0, 8, 1e-6f));
     ok(cuda->ops->act_convert(cuda, NULL, 16, QEP_ACT_BF16, NULL, 0, 8));
     ok(cuda->ops->add(cuda, NULL, NULL, 0));
     ok(cuda->ops->gated_add(cuda, NULL, NULL, NULL, 0, 8));
-    ok(cuda->ops->swiglu(cuda, NULL, NULL, NULL, 0, 8));
+    ok(cuda->ops->swiglu(cuda, qep_f32_rows(NULL), NULL, NULL, 0, 8));
     ok(cuda->ops->delta_norm(cuda, &dims, NULL, NULL, NULL, NULL, 0));
     ok(cuda->ops->router_topk(cuda, NULL, NULL, NULL, 0, 8, 2));
     ok(cuda->ops->sync(cuda));
@@ -272,6 +316,7 @@ int main(void) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, rms_norm_agrees, 0, NUM_ROW_SHAPES);
     tcase_add_loop_test(tc, activation_rows_are_exact, 0, NUM_ROW_SHAPES);
+    tcase_add_loop_test(tc, ops_write_activation_rows, 0, NUM_ROW_SHAPES);
     tcase_add_loop_test(tc, element_wise_ops_are_exact, 0, NUM_ROW_SHAPES);
     tcase_add_test(tc, rows_may_be_many);
     tcase_add_loop_test(tc, delta_norm_agrees, 0, NUM_ROW_SHAPES);
