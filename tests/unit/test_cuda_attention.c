@@ -132,7 +132,7 @@ static void run_ref(const struct qep_attention_dims *d, const struct inputs *in,
 static void check_act(const float *rows, void *dev_act, size_t stride, int32_t n, int32_t cols) {
     size_t bytes = (size_t)n * stride;
     char *want = must_alloc(bytes), *got = must_alloc(bytes);
-    memset(want, 0, bytes);
+    memset(want, 0x55, bytes);
     ok(ref->ops->act_convert(ref, want, stride, QEP_ACT_BF16, rows, n, cols));
     dev_take(cuda, got, dev_act, bytes);
     assert_same_bits(got, want, bytes, "activation rows");
@@ -147,7 +147,10 @@ static void run_cuda(const struct qep_attention_dims *d, const struct inputs *in
     size_t bytes = (size_t)batch.num_rows * q_len(d) * 4;
     size_t stride = qep_act_row_bytes(QEP_ACT_BF16, (int32_t)q_len(d)) + 16;
     float *dev_out = dev_put(cuda, NULL, bytes);
-    void *dev_act = dev_put(cuda, NULL, (size_t)batch.num_rows * stride);
+    char *before = must_alloc((size_t)batch.num_rows * stride);
+    memset(before, 0x55, (size_t)batch.num_rows * stride);
+    void *dev_act = dev_put(cuda, before, (size_t)batch.num_rows * stride);
+    free(before);
     struct qep_rows_out rows = {dev_out, dev_act, stride, QEP_ACT_BF16};
     ok(cuda->ops->attention_kv(cuda, d, &batch, in->k[1] + first_row * kv_len(d),
                                in->v[1] + first_row * kv_len(d), in->k_norm[1], cache->dev_table));
