@@ -233,10 +233,11 @@ struct qep_backend_ops {
                                   int32_t n);
 
     /* Softmax over all experts, the top_k largest (ties: lower id first), weights p / sum(chosen
-     * p). topk_idx and topk_weights are device memory, idx in descending order of p. */
+     * p). topk_idx and topk_weights are device memory, idx in descending order of p. dev_spans: dev
+     * [n] or NULL; the ids of padding rows (slot < 0) are -1. */
     enum qep_status (*router_topk)(struct qep_backend *be, int32_t *topk_idx, float *topk_weights,
                                    const float *logits, int32_t n, int32_t num_experts,
-                                   int32_t top_k);
+                                   int32_t top_k, const struct qep_span *dev_spans);
     /* out[num_items, H] = item_weight * down(silu(gate x) * up x); the intermediate goes through
      * act_convert of the same act_type. */
     enum qep_status (*experts)(struct qep_backend *be, const struct qep_expert_args *args,

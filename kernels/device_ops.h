@@ -36,16 +36,20 @@ struct qep_expert_range {
     int32_t row_step;  /* rows from one row of the rank to its next: the number of its ranges */
 };
 
-/* The routed experts of this rank on num_rows received rows. partials [num_rows, num_ranges, H]:
- * the sum along the tree of the chosen experts in the range, routing weights applied; rows of
- * ranges without a chosen expert are left as they are. Bits equal those of `experts` followed by
- * `tree_sum`. */
+/* The routed experts of this rank on num_rows received rows. base NULL: out is the partials
+ * [num_rows, num_ranges, H]: the sum along the tree of the chosen experts in the range, routing
+ * weights applied; rows of ranges without a chosen expert are left as they are. Bits equal those of
+ * `experts` followed by `tree_sum`.
+ * base [num_rows, H]: this rank holds all experts, and out [num_rows, H], which may be base, is
+ * what `combine` makes of the partials; expert_range, ranges, first_range, num_ranges are not read.
+ */
 struct qep_routed_args {
     const void *rows;
     size_t row_stride;
     enum qep_act_type act_type;
     int32_t num_rows;
     struct qep_topk topk;
+    const float *base;
     const struct qep_expert_set *experts;
     int32_t first_expert;                  /* global id of the set's expert 0 */
     const int32_t *expert_range;           /* dev [num_experts] index into ranges (global list) */
@@ -120,12 +124,9 @@ struct qep_device_ops {
                                          struct qep_expert_set **out);
     void (*expert_set_destroy)(struct qep_backend *be, struct qep_expert_set *set);
     enum qep_status (*routed)(struct qep_backend *be, const struct qep_routed_args *args,
-                              float *partials);
+                              float *out);
     enum qep_status (*combine)(struct qep_backend *be, const struct qep_combine_args *args,
                                float *out);
-    /* idx [n, k] of padding rows (dev_spans[i].slot < 0) becomes -1. */
-    enum qep_status (*mask_rows)(struct qep_backend *be, int32_t *topk_idx, int32_t n,
-                                 int32_t top_k, const struct qep_span *dev_spans);
     /* For every rank p: rows[p * n + j] = the j-th row with an expert on p, positions[p * n + row]
      * = j or -1, counts[p]. expert_rank dev [num_experts]. */
     enum qep_status (*route_lists)(struct qep_backend *be, const struct qep_topk *topk, int32_t n,

@@ -25,7 +25,7 @@ static enum qep_status convert(struct bench *b, void *ctx, int rotation) {
 static enum qep_status topk(struct bench *b, void *ctx, int rotation) {
     struct call *c = ctx;
     (void)rotation;
-    return b->be->ops->router_topk(b->be, c->idx, c->out, c->x, c->rows, EXPERTS, TOP_K);
+    return b->be->ops->router_topk(b->be, c->idx, c->out, c->x, c->rows, EXPERTS, TOP_K, NULL);
 }
 
 static enum qep_status add(struct bench *b, void *ctx, int rotation) {

@@ -154,8 +154,8 @@ enum qep_status CPU(delta_norm)(struct qep_backend *be, const struct qep_delta_d
                                 float *out, const float *o, const float *z, const float *w,
                                 int32_t n);
 enum qep_status CPU(router_topk)(struct qep_backend *be, int32_t *topk_idx, float *topk_weights,
-                                 const float *logits, int32_t n, int32_t num_experts,
-                                 int32_t top_k);
+                                 const float *logits, int32_t n, int32_t num_experts, int32_t top_k,
+                                 const struct qep_span *dev_spans);
 enum qep_status CPU(experts)(struct qep_backend *be, const struct qep_expert_args *args,
                              float *out);
 enum qep_status CPU(tree_sum)(struct qep_backend *be, const struct qep_tree_args *args, float *out);

@@ -10,6 +10,7 @@ struct router_job {
     int32_t *topk_idx;
     float *topk_weights;
     const float *logits;
+    const struct qep_span *spans; /* or NULL */
     int32_t n, num_experts, top_k;
     float *scratch;
     size_t thread_floats;
@@ -46,7 +47,7 @@ static void route_rows(void *arg, int thread_idx, int num_threads) {
         for (size_t j = 0; j < k; j++) {
             int32_t best = pick_largest(p, taken, job->num_experts);
             taken[best] = 1;
-            job->topk_idx[i * k + j] = best;
+            job->topk_idx[i * k + j] = job->spans != NULL && job->spans[i].slot < 0 ? -1 : best;
             job->topk_weights[i * k + j] = p[best];
             sum += p[best];
         }
@@ -56,10 +57,11 @@ static void route_rows(void *arg, int thread_idx, int num_threads) {
 }
 
 enum qep_status CPU(router_topk)(struct qep_backend *be, int32_t *topk_idx, float *topk_weights,
-                                 const float *logits, int32_t n, int32_t num_experts,
-                                 int32_t top_k) {
+                                 const float *logits, int32_t n, int32_t num_experts, int32_t top_k,
+                                 const struct qep_span *dev_spans) {
     struct cpu_arena arena;
-    struct router_job job = {topk_idx, topk_weights, logits, n, num_experts, top_k, NULL, 0};
+    struct router_job job = {topk_idx,    topk_weights, logits, dev_spans, n,
+                             num_experts, top_k,        NULL,   0};
     size_t threads = (size_t)cpu_num_threads(be);
     assert(top_k <= num_experts);
     job.thread_floats = cpu_padded((size_t)num_experts * 5) / sizeof(float);

@@ -80,7 +80,6 @@ const struct qep_device_ops cuda_device_ops = {
     .expert_set_destroy = cuda_expert_set_destroy,
     .routed = cuda_routed,
     .combine = cuda_combine,
-    .mask_rows = cuda_mask_rows,
     .route_lists = cuda_route_lists,
     .pack = cuda_pack,
     .gather_rows = cuda_gather_rows,

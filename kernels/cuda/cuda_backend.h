@@ -111,8 +111,8 @@ enum qep_status cuda_gated_add(struct qep_backend *be, float *y, const float *x,
 enum qep_status cuda_swiglu(struct qep_backend *be, struct qep_rows_out out, const float *gate,
                             const float *up, int32_t n, int32_t cols);
 enum qep_status cuda_router_topk(struct qep_backend *be, int32_t *topk_idx, float *topk_weights,
-                                 const float *logits, int32_t n, int32_t num_experts,
-                                 int32_t top_k);
+                                 const float *logits, int32_t n, int32_t num_experts, int32_t top_k,
+                                 const struct qep_span *dev_spans);
 /* attention.c */
 enum qep_status cuda_attention_kv(struct qep_backend *be, const struct qep_attention_dims *dims,
                                   const struct qep_batch *batch, const float *k, const float *v,

@@ -14,12 +14,9 @@ enum qep_status cuda_expert_set_create(struct qep_backend *be,
                                        const struct qep_weight *const *down, int32_t num,
                                        struct qep_expert_set **out);
 void cuda_expert_set_destroy(struct qep_backend *be, struct qep_expert_set *set);
-enum qep_status cuda_routed(struct qep_backend *be, const struct qep_routed_args *args,
-                            float *partials);
+enum qep_status cuda_routed(struct qep_backend *be, const struct qep_routed_args *args, float *out);
 enum qep_status cuda_combine(struct qep_backend *be, const struct qep_combine_args *args,
                              float *out);
-enum qep_status cuda_mask_rows(struct qep_backend *be, int32_t *topk_idx, int32_t n, int32_t top_k,
-                               const struct qep_span *dev_spans);
 enum qep_status cuda_route_lists(struct qep_backend *be, const struct qep_topk *topk, int32_t n,
                                  const int32_t *expert_rank, int32_t num_ranks, int32_t *rows,
                                  int32_t *positions, int32_t *counts);

@@ -71,13 +71,13 @@ enum qep_status cuda_swiglu(struct qep_backend *be, struct qep_rows_out out, con
 }
 
 enum qep_status cuda_router_topk(struct qep_backend *be, int32_t *topk_idx, float *topk_weights,
-                                 const float *logits, int32_t n, int32_t num_experts,
-                                 int32_t top_k) {
+                                 const float *logits, int32_t n, int32_t num_experts, int32_t top_k,
+                                 const struct qep_span *dev_spans) {
     if (n == 0)
         return QEP_OK;
     assert(num_experts <= QEP_DEVICE_MAX_EXPERTS && top_k <= QEP_DEVICE_MAX_TOP_K &&
            top_k <= num_experts);
     return cuda_check(cuda_launch_router_topk(cuda_backend_of(be)->stream, topk_idx, topk_weights,
-                                              logits, n, num_experts, top_k),
+                                              logits, n, num_experts, top_k, dev_spans),
                       "router_topk");
 }

@@ -25,7 +25,7 @@ cudaError_t cuda_launch_swiglu(cudaStream_t stream, const struct qep_rows_out *o
                                const float *gate, const float *up, int32_t n, int32_t cols);
 cudaError_t cuda_launch_router_topk(cudaStream_t stream, int32_t *topk_idx, float *topk_weights,
                                     const float *logits, int32_t n, int32_t num_experts,
-                                    int32_t top_k);
+                                    int32_t top_k, const struct qep_span *dev_spans);
 
 #ifdef __cplusplus
 }

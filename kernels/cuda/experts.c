@@ -139,7 +139,7 @@ static enum qep_status check_act(enum qep_act_type type) {
 }
 
 static enum qep_status routed_part(struct cuda_backend *be, const struct qep_routed_args *args,
-                                   int32_t row0, int32_t num_rows, float *partials) {
+                                   int32_t row0, int32_t num_rows, float *out_rows) {
     const struct qep_expert_set *set = args->experts;
     struct qep_topk topk = args->topk;
     size_t first = (size_t)row0, pairs = (size_t)num_rows * (size_t)topk.top_k;
@@ -161,21 +161,25 @@ static enum qep_status routed_part(struct cuda_backend *be, const struct qep_rou
     QEP_TRY(cuda_check(cuda_launch_route(be->stream, &job.map, &topk, num_rows, args->first_expert),
                        "routed"));
     QEP_TRY(run_job(be, &job, args->decode));
-    return cuda_check(cuda_launch_partials(be->stream, args, row0, num_rows, job.map.pair_item,
-                                           job.out, partials),
+    return cuda_check(args->base != NULL
+                          ? cuda_launch_row_sums(be->stream, args, row0, num_rows,
+                                                 job.map.pair_item, job.out, out_rows)
+                          : cuda_launch_partials(be->stream, args, row0, num_rows,
+                                                 job.map.pair_item, job.out, out_rows),
                       "routed");
 }
 
 enum qep_status cuda_routed(struct qep_backend *be, const struct qep_routed_args *args,
-                            float *partials) {
+                            float *out) {
     size_t row_bytes = (size_t)args->topk.top_k * (size_t)args->hidden_size * sizeof(float);
     size_t most = MAX_ITEM_BYTES / row_bytes / 64 * 64;
     int32_t part = most < 64 ? 64 : most > 65536 ? 65536 : (int32_t)most;
     QEP_TRY(check_act(args->act_type));
     assert(args->topk.top_k <= QEP_DEVICE_MAX_TOP_K);
+    assert(args->base == NULL || args->experts->num == args->num_experts);
     for (int32_t row = 0; row < args->num_rows; row += part) {
         int32_t left = args->num_rows - row;
-        QEP_TRY(routed_part(cuda_backend_of(be), args, row, left < part ? left : part, partials));
+        QEP_TRY(routed_part(cuda_backend_of(be), args, row, left < part ? left : part, out));
     }
     return QEP_OK;
 }
@@ -289,15 +293,6 @@ enum qep_status cuda_tree_sum(struct qep_backend *base, const struct qep_tree_ar
                             args->leaf_id, leaves * 4));
     }
     return cuda_check(cuda_launch_tree_sum(be->stream, &dev, out), "tree_sum");
-}
-
-enum qep_status cuda_mask_rows(struct qep_backend *be, int32_t *topk_idx, int32_t n, int32_t top_k,
-                               const struct qep_span *dev_spans) {
-    if (n == 0)
-        return QEP_OK;
-    return cuda_check(
-        cuda_launch_mask_rows(cuda_backend_of(be)->stream, topk_idx, n, top_k, dev_spans),
-        "mask_rows");
 }
 
 enum qep_status cuda_route_lists(struct qep_backend *be, const struct qep_topk *topk, int32_t n,

@@ -35,8 +35,6 @@ enum { CUDA_ROUTE_ROWS = 64, CUDA_ROUTE_PAIRS = 4096 };
 cudaError_t cuda_launch_route(cudaStream_t stream, const struct cuda_expert_map *map,
                               const struct qep_topk *topk, int32_t num_rows, int32_t first_expert);
 
-cudaError_t cuda_launch_mask_rows(cudaStream_t stream, int32_t *idx, int32_t n, int32_t top_k,
-                                  const struct qep_span *spans);
 cudaError_t cuda_launch_route_lists(cudaStream_t stream, const struct qep_topk *topk, int32_t n,
                                     const int32_t *expert_rank, int32_t num_ranks, int32_t *rows,
                                     int32_t *positions, int32_t *counts);
@@ -75,6 +73,10 @@ cudaError_t cuda_launch_tree_sum(cudaStream_t stream, const struct qep_tree_args
 cudaError_t cuda_launch_partials(cudaStream_t stream, const struct qep_routed_args *args,
                                  int32_t row0, int32_t num_rows, const int32_t *pair_item,
                                  const float *items, float *partials);
+/* The same rows' base + tree of all their items. */
+cudaError_t cuda_launch_row_sums(cudaStream_t stream, const struct qep_routed_args *args,
+                                 int32_t row0, int32_t num_rows, const int32_t *pair_item,
+                                 const float *items, float *out);
 cudaError_t cuda_launch_combine(cudaStream_t stream, const struct qep_combine_args *args,
                                 float *out);
 

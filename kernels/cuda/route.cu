@@ -239,22 +239,6 @@ extern "C" cudaError_t cuda_launch_route(cudaStream_t stream, const struct cuda_
 
 /* ---- rows of ranks ---- */
 
-static __global__ void mask_rows_kernel(gptr<int32_t> idx, int n, int top_k,
-                                        gptr<const qep_span> spans) {
-    int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-    if (i >= n * top_k)
-        return;
-    qep_span span = spans[i / top_k];
-    if (span.slot < 0)
-        idx[i] = -1;
-}
-
-extern "C" cudaError_t cuda_launch_mask_rows(cudaStream_t stream, int32_t *idx, int32_t n,
-                                             int32_t top_k, const struct qep_span *spans) {
-    return launch(mask_rows_kernel, dim3((n * top_k + 255) / 256), dim3(256), 0, stream, idx, n,
-                  top_k, spans);
-}
-
 static __device__ __forceinline__ bool row_meets(const topk_rows &topk, size_t row,
                                                  gptr<const int32_t> expert_rank, int rank) {
     for (int j = 0; j < topk.top_k; j++) {

@@ -34,7 +34,7 @@ __device__ __forceinline__ choice warp_best(choice c) {
 template <int NUM>
 __global__ void __launch_bounds__(ROWS_PER_BLOCK *WARP)
     router_kernel(gptr<int32_t> topk_idx, gptr<float> topk_weights, gptr<const float> logits, int n,
-                  int num_experts, int top_k) {
+                  int num_experts, int top_k, gptr<const qep_span> spans) {
     int lane = static_cast<int>(threadIdx.x) % WARP;
     int row = static_cast<int>(blockIdx.x) * ROWS_PER_BLOCK + static_cast<int>(threadIdx.x) / WARP;
     float p[NUM], max = -INFINITY;
@@ -68,29 +68,37 @@ __global__ void __launch_bounds__(ROWS_PER_BLOCK *WARP)
             mine_id = c.id;
         }
     }
+    bool padding = false;
+    if (spans)
+        padding = qep_span(spans[row]).slot < 0;
     if (lane < top_k) {
         size_t at = static_cast<size_t>(row) * static_cast<size_t>(top_k) + lane;
-        topk_idx[at] = mine_id;
+        topk_idx[at] = padding ? -1 : mine_id;
         topk_weights[at] = mine / sum;
     }
 }
 
 template <int NUM>
 cudaError_t launch_router(cudaStream_t stream, int32_t *topk_idx, float *topk_weights,
-                          const float *logits, int32_t n, int32_t num_experts, int32_t top_k) {
+                          const float *logits, int32_t n, int32_t num_experts, int32_t top_k,
+                          const qep_span *dev_spans) {
     dim3 grid(static_cast<unsigned>((n + ROWS_PER_BLOCK - 1) / ROWS_PER_BLOCK));
     return launch(router_kernel<NUM>, grid, dim3(ROWS_PER_BLOCK * WARP), 0, stream, topk_idx,
-                  topk_weights, logits, n, num_experts, top_k);
+                  topk_weights, logits, n, num_experts, top_k, dev_spans);
 }
 
 } // namespace
 
 extern "C" cudaError_t cuda_launch_router_topk(cudaStream_t stream, int32_t *topk_idx,
                                                float *topk_weights, const float *logits, int32_t n,
-                                               int32_t num_experts, int32_t top_k) {
+                                               int32_t num_experts, int32_t top_k,
+                                               const struct qep_span *dev_spans) {
     if (num_experts <= 2 * WARP)
-        return launch_router<2>(stream, topk_idx, topk_weights, logits, n, num_experts, top_k);
+        return launch_router<2>(stream, topk_idx, topk_weights, logits, n, num_experts, top_k,
+                                dev_spans);
     if (num_experts <= 8 * WARP)
-        return launch_router<8>(stream, topk_idx, topk_weights, logits, n, num_experts, top_k);
-    return launch_router<32>(stream, topk_idx, topk_weights, logits, n, num_experts, top_k);
+        return launch_router<8>(stream, topk_idx, topk_weights, logits, n, num_experts, top_k,
+                                dev_spans);
+    return launch_router<32>(stream, topk_idx, topk_weights, logits, n, num_experts, top_k,
+                             dev_spans);
 }

@@ -171,33 +171,52 @@ struct sorted_value {
     }
 };
 
-/* ---- partials of a rank ---- */
+/* ---- sums of a rank's items ---- */
 
-static __global__ void __launch_bounds__(TREE_THREADS)
-    partials_kernel(gptr<const byte_t> idx, size_t idx_stride, int top_k,
-                    gptr<const int32_t> pair_item, gptr<const int32_t> expert_range,
-                    int first_range, int num_ranges, int cols, gptr<const float> items,
-                    gptr<float> partials) {
-    shared_arena arena;
-    row_leaves leaves = take_leaves(arena);
-    sptr<float> stack = arena.take<float>(TREE_DEPTH * TREE_THREADS);
-    size_t row = blockIdx.x;
+/* The items of the rows of a launch. */
+struct row_items {
+    gptr<const byte_t> idx;
+    size_t idx_stride;
+    int top_k;
+    gptr<const int32_t> pair_item;
+    gptr<const float> out; /* [items, cols] */
+    int cols;
+};
+
+/* The items of row blockIdx.x become leaves, with their ranges where expert_range is not NULL. By
+ * the whole block. */
+static __device__ __forceinline__ void leaves_of_row(const row_leaves &leaves,
+                                                     const row_items &items,
+                                                     gptr<const int32_t> expert_range,
+                                                     int first_range) {
     if (threadIdx.x < 32) {
+        size_t row = blockIdx.x;
         int j = threadIdx.x, item = -1, id = 0, range = 0;
-        if (j < top_k)
-            item = pair_item[row * top_k + j];
+        if (j < items.top_k)
+            item = items.pair_item[row * items.top_k + j];
         if (item >= 0) {
-            id = static_cast<int>(load4(idx + row * idx_stride + j * 4));
-            range = expert_range[id];
+            id = static_cast<int>(load4(items.idx + row * items.idx_stride + j * 4));
+            if (expert_range)
+                range = expert_range[id];
         }
         sort_leaves(leaves, item >= 0, id, item, range - first_range);
     }
     __syncthreads();
-    int col = tree_col(), count = leaves.count[0], last;
+}
+
+static __global__ void __launch_bounds__(TREE_THREADS)
+    partials_kernel(row_items items, gptr<const int32_t> expert_range, int first_range,
+                    int num_ranges, gptr<float> partials) {
+    shared_arena arena;
+    row_leaves leaves = take_leaves(arena);
+    sptr<float> stack = arena.take<float>(TREE_DEPTH * TREE_THREADS);
+    size_t row = blockIdx.x;
+    leaves_of_row(leaves, items, expert_range, first_range);
+    int col = tree_col(), cols = items.cols, count = leaves.count[0], last;
     if (col >= cols)
         return;
     sorted_id id = {leaves.id};
-    sorted_value value = {items + col, leaves.row, cols};
+    sorted_value value = {items.out + col, leaves.row, cols};
     for (int first = 0; first < count; first = last) {
         int range = leaves.range[first];
         for (last = first + 1; last < count && leaves.range[last] == range; last++)
@@ -207,17 +226,57 @@ static __global__ void __launch_bounds__(TREE_THREADS)
     }
 }
 
+/* base + tree of all items: what combine makes of the partials, as ranges are subtrees. */
+static __global__ void __launch_bounds__(TREE_THREADS)
+    row_sums_kernel(row_items items, gptr<const float> base, gptr<float> out) {
+    shared_arena arena;
+    row_leaves leaves = take_leaves(arena);
+    sptr<float> stack = arena.take<float>(TREE_DEPTH * TREE_THREADS);
+    leaves_of_row(leaves, items, gptr<const int32_t>(nullptr), 0);
+    int col = tree_col(), cols = items.cols, count = leaves.count[0];
+    if (col >= cols)
+        return;
+    size_t at = static_cast<size_t>(blockIdx.x) * cols + col;
+    float sum = base[at];
+    if (count > 0) {
+        sorted_id id = {leaves.id};
+        sorted_value value = {items.out + col, leaves.row, cols};
+        sum = sum + tree_column(0, count, id, value, stack);
+    }
+    out[at] = sum;
+}
+
+/* Of rows row0 .. of a call. */
+static row_items items_of(const struct qep_routed_args *args, size_t row0, const int32_t *pair_item,
+                          const float *items) {
+    return {reinterpret_cast<const byte_t *>(args->topk.idx) + row0 * args->topk.idx_stride,
+            args->topk.idx_stride,
+            args->topk.top_k,
+            pair_item,
+            items,
+            args->hidden_size};
+}
+
 extern "C" cudaError_t cuda_launch_partials(cudaStream_t stream, const struct qep_routed_args *args,
                                             int32_t row0, int32_t num_rows,
                                             const int32_t *pair_item, const float *items,
                                             float *partials) {
     size_t first_row = static_cast<size_t>(row0);
-    const byte_t *idx = reinterpret_cast<const byte_t *>(args->topk.idx);
     return launch(partials_kernel, tree_grid(num_rows, args->hidden_size), dim3(TREE_THREADS),
-                  LEAF_BYTES + STACK_BYTES, stream, idx + first_row * args->topk.idx_stride,
-                  args->topk.idx_stride, args->topk.top_k, pair_item, args->expert_range,
-                  args->first_range, args->num_ranges, args->hidden_size, items,
+                  LEAF_BYTES + STACK_BYTES, stream, items_of(args, first_row, pair_item, items),
+                  args->expert_range, args->first_range, args->num_ranges,
                   partials + first_row * args->num_ranges * args->hidden_size);
+}
+
+extern "C" cudaError_t cuda_launch_row_sums(cudaStream_t stream, const struct qep_routed_args *args,
+                                            int32_t row0, int32_t num_rows,
+                                            const int32_t *pair_item, const float *items,
+                                            float *out) {
+    size_t first = static_cast<size_t>(row0) * args->hidden_size;
+    return launch(row_sums_kernel, tree_grid(num_rows, args->hidden_size), dim3(TREE_THREADS),
+                  LEAF_BYTES + STACK_BYTES, stream,
+                  items_of(args, static_cast<size_t>(row0), pair_item, items), args->base + first,
+                  out + first);
 }
 
 /* ---- combine ---- */

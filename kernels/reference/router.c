@@ -25,8 +25,8 @@ static int32_t pick_largest(const float *p, const uint8_t *taken, int32_t n) {
 }
 
 enum qep_status ref_router_topk(struct qep_backend *be, int32_t *topk_idx, float *topk_weights,
-                                const float *logits, int32_t n, int32_t num_experts,
-                                int32_t top_k) {
+                                const float *logits, int32_t n, int32_t num_experts, int32_t top_k,
+                                const struct qep_span *dev_spans) {
     float *p = NULL;
     size_t experts = (size_t)num_experts, k = (size_t)top_k;
     assert(top_k <= num_experts);
@@ -39,7 +39,7 @@ enum qep_status ref_router_topk(struct qep_backend *be, int32_t *topk_idx, float
         for (size_t j = 0; j < k; j++) {
             int32_t best = pick_largest(p, taken, num_experts);
             taken[best] = 1;
-            topk_idx[i * k + j] = best;
+            topk_idx[i * k + j] = dev_spans != NULL && dev_spans[i].slot < 0 ? -1 : best;
             topk_weights[i * k + j] = p[best];
             sum += p[best];
         }

@@ -43,7 +43,7 @@ static enum qep_status route(struct qep_model *m, const struct qep_layer_weights
     QEP_TRY(model_scratch(m, SCRATCH_TOPK_IDX, pairs, 4, &idx));
     QEP_TRY(model_scratch(m, SCRATCH_TOPK_WEIGHTS, pairs, 4, &weights));
     QEP_TRY(model_linear(m, &w->gate, n, SCRATCH_ROUTER, &logits)); /* [n, E] */
-    QEP_TRY(OPS->router_topk(m->be, idx, weights, logits, n, m->config->num_experts, k));
+    QEP_TRY(OPS->router_topk(m->be, idx, weights, logits, n, m->config->num_experts, k, NULL));
     QEP_TRY(OPS->download(m->be, r->topk_idx, idx, pairs * 4));
     return OPS->download(m->be, r->topk_weights, weights, pairs * 4);
 }

@@ -297,15 +297,19 @@ static enum qep_status layer_ranges(struct qep_model *m, const struct flow *f,
     return OPS->upload(m->be, mem, d->ranges, bytes);
 }
 
+/* The partials of the received rows; the only rank adds the experts to the hidden rows at once. */
 static enum qep_status run_experts(struct qep_model *m, struct flow *f,
                                    const struct qep_expert_range *ranges) {
     const struct qep_placement *pl = m->placement;
+    bool alone = pl->num_ranks == 1;
     int me = m->comm->rank;
     int32_t own = num_ranges_of(pl, me);
     size_t cols = (size_t)m->config->hidden_size;
-    void *mem;
-    QEP_TRY(model_scratch(m, SCRATCH_PARTIALS, (size_t)f->num_recv * (size_t)own * cols, 4, &mem));
-    f->partials = mem;
+    void *out = m->scratch[SCRATCH_HIDDEN].data;
+    if (!alone)
+        QEP_TRY(
+            model_scratch(m, SCRATCH_PARTIALS, (size_t)f->num_recv * (size_t)own * cols, 4, &out));
+    f->partials = out;
     if (f->num_recv == 0 || own == 0)
         return QEP_OK;
     const struct qep_routed_args args = {.rows = f->rows,
@@ -313,6 +317,7 @@ static enum qep_status run_experts(struct qep_model *m, struct flow *f,
                                          .act_type = m->weights->layers[f->layer].expert_act,
                                          .num_rows = f->num_recv,
                                          .topk = f->served,
+                                         .base = alone ? out : NULL,
                                          .experts = m->device->sets[f->layer],
                                          .first_expert = pl->experts[me].begin,
                                          .expert_range = m->device->expert_range,
@@ -323,7 +328,7 @@ static enum qep_status run_experts(struct qep_model *m, struct flow *f,
                                          .hidden_size = m->config->hidden_size,
                                          .intermediate_size = m->config->moe_intermediate_size,
                                          .decode = m->phase.rows.decode};
-    return DEV->routed(m->be, &args, f->partials);
+    return DEV->routed(m->be, &args, out);
 }
 
 static enum qep_status send_partials(struct qep_model *m, const struct flow *f,
@@ -354,27 +359,33 @@ static enum qep_status sum_up(struct qep_model *m, const struct flow *f, const f
     return DEV->combine(m->be, &args, hidden);
 }
 
+/* One rank: its rows go to its experts as they are. */
+static enum qep_status run_alone(struct qep_model *m, struct flow *f) {
+    double t0 = qep_now_s();
+    qep_watchdog_stamp(m->dog, "experts", f->layer, m->step);
+    f->rows = f->act;
+    f->row_stride = f->row_bytes;
+    f->num_recv = f->n;
+    f->served = f->topk;
+    QEP_TRY(run_experts(m, f, NULL));
+    m->times.experts += qep_now_s() - t0;
+    return QEP_OK;
+}
+
 static enum qep_status exchange(struct qep_model *m, struct flow *f) {
     const struct qep_expert_range *ranges;
     const float *partials;
-    int num_ranks = m->placement->num_ranks;
     double t0 = qep_now_s();
     qep_watchdog_stamp(m->dog, "dispatch", f->layer, m->step);
-    if (num_ranks > 1)
-        QEP_TRY(dispatch(m, f));
-    else
-        m->device->exchange->counts[0] = f->n;
-    if (num_ranks > 1)
-        QEP_TRY(move_base(m, f));
+    QEP_TRY(dispatch(m, f));
+    QEP_TRY(move_base(m, f));
     QEP_TRY(layer_ranges(m, f, &ranges));
     double t1 = qep_now_s();
     qep_watchdog_stamp(m->dog, "experts", f->layer, m->step);
     QEP_TRY(run_experts(m, f, ranges));
     double t2 = qep_now_s();
     qep_watchdog_stamp(m->dog, "combine", f->layer, m->step);
-    partials = f->partials;
-    if (num_ranks > 1)
-        QEP_TRY(send_partials(m, f, &partials));
+    QEP_TRY(send_partials(m, f, &partials));
     QEP_TRY(sum_up(m, f, partials, ranges));
     m->times.dispatch += t1 - t0;
     m->times.experts += t2 - t1;
@@ -396,9 +407,8 @@ static enum qep_status prepare(struct qep_model *m, struct flow *f) {
         return QEP_OK;
     QEP_TRY(model_norm(m, hidden, w->post_attention_layernorm, model_moe_wants(w), n));
     QEP_TRY(model_linear(m, &w->gate, n, SCRATCH_ROUTER, &logits)); /* [n, E] */
-    QEP_TRY(OPS->router_topk(m->be, idx, weights, logits, n, m->config->num_experts, k));
-    if (m->phase.padded_rows > 0)
-        QEP_TRY(DEV->mask_rows(m->be, idx, n, k, m->phase.local.dev_spans));
+    QEP_TRY(OPS->router_topk(m->be, idx, weights, logits, n, m->config->num_experts, k,
+                             m->phase.padded_rows > 0 ? m->phase.local.dev_spans : NULL));
     QEP_TRY(model_act(m, w->expert_act, n, cols, &f->act));
     if (m->config->shared_expert_intermediate_size > 0)
         QEP_TRY(model_shared_expert(m, w, hidden, n));
@@ -415,12 +425,5 @@ enum qep_status model_moe_device(struct qep_model *m, int32_t layer) {
     double t0 = qep_now_s();
     QEP_TRY(prepare(m, &f));
     m->times.moe_local += qep_now_s() - t0;
-    if (m->placement->num_ranks == 1) {
-        f.rows = f.act;
-        f.row_stride = row_bytes;
-        f.num_recv = f.n;
-        f.served = f.next = f.topk;
-        f.num_next = f.n;
-    }
-    return exchange(m, &f);
+    return m->placement->num_ranks == 1 ? run_alone(m, &f) : exchange(m, &f);
 }

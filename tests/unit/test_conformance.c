@@ -301,13 +301,19 @@ START_TEST(router_breaks_ties_by_the_lower_id) {
         logits[i] = i < experts ? 1.5f : (float)rng_below(&rng, 12) * 0.75f;
     for (int v = 0; v < num_variants; v++) {
         struct qep_backend *be = variants[v].be;
-        be->ops->router_topk(be, idx, weights, logits, n, experts, k);
+        be->ops->router_topk(be, idx, weights, logits, n, experts, k, NULL);
         if (v == 0) {
             memcpy(first, weights, outs * 4);
             memcpy(first_idx, idx, outs * 4);
         }
         assert_same_bits(weights, first, outs * 4, variants[v].name);
         assert_same_bits(idx, first_idx, outs * 4, variants[v].name);
+        const struct qep_span padding = {0, 1, -1, 7, 1};
+        be->ops->router_topk(be, idx, weights, logits, 1, experts, k, &padding);
+        assert_same_bits(weights, first, (size_t)k * 4, variants[v].name);
+        for (int32_t j = 0; j < k; j++)
+            ck_assert_int_eq(idx[j], -1);
+        memcpy(idx, first_idx, outs * 4);
     }
     for (int32_t i = 0; i < n; i++) {
         const float *row = logits + i * experts;
@@ -336,7 +342,7 @@ START_TEST(router_stays_in_range_on_nan) {
     for (int i = 0; i < 16; i++)
         logits[i] = i % 3 == 0 ? NAN : i % 3 == 1 ? INFINITY : -INFINITY;
     for (int v = 0; v < num_variants; v++) {
-        variants[v].be->ops->router_topk(variants[v].be, idx, weights, logits, 1, 16, 4);
+        variants[v].be->ops->router_topk(variants[v].be, idx, weights, logits, 1, 16, 4, NULL);
         for (int a = 0; a < 4; a++) {
             ck_assert(idx[a] >= 0 && idx[a] < 16);
             for (int b = 0; b < a; b++)

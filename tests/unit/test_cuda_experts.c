@@ -1,14 +1,9 @@
 /* Routed experts of the cuda backend: `experts` against the reference, `routed` + `combine` over
  * several splits of the experts against `experts` + `tree_sum` bit for bit, through plain arrays
  * and through packets, eager and replayed. */
-#include "cuda_support.h"
+#include "experts_support.h"
 
-#include "base/mem.h"
-
-#include <math.h>
 #include <string.h>
-
-enum { NUM_EXPERTS = 20, MAX_RANKS = 4, MAX_RANGES = 32 };
 
 static struct qep_backend *ref, *cuda;
 
@@ -22,15 +17,6 @@ static void teardown(void) {
     close_cuda(cuda);
 }
 
-#define OK(expr) ck_assert_msg((expr) == QEP_OK, "%s: %s", #expr, qep_last_error())
-
-struct expert_case {
-    const char *name;
-    int32_t num_rows, top_k, hidden, inner;
-    int32_t only;    /* >= 0: every row goes to this expert alone */
-    int32_t padding; /* row without experts, -1: none */
-};
-
 static const struct expert_case cases[] = {
     {"one token", 1, 4, 64, 32, -1, -1},
     {"two rows, odd sizes", 2, 2, 33, 40, -1, 1},
@@ -43,84 +29,6 @@ static const struct expert_case cases[] = {
 };
 
 enum { NUM_CASES = sizeof cases / sizeof cases[0] };
-
-/* One layer's experts and rows, on both backends. */
-struct layer {
-    const struct expert_case *c;
-    struct qep_host_weight host[2 * NUM_EXPERTS]; /* gate_up, then down */
-    struct qep_weight *ref_weight[2 * NUM_EXPERTS], *weight[2 * NUM_EXPERTS];
-    size_t row_bytes;
-    char *rows;   /* BF16 activation rows */
-    float *plain; /* the same in fp32 */
-    void *dev_rows;
-    int32_t *idx;   /* [num_rows, top_k] */
-    float *weights; /* [num_rows, top_k] */
-    float *base;    /* [num_rows, hidden] */
-    void *dev_idx, *dev_weights, *dev_base;
-};
-
-static void choose_experts(struct rng *rng, struct layer *l) {
-    const struct expert_case *c = l->c;
-    for (int32_t r = 0; r < c->num_rows; r++) {
-        bool chosen[NUM_EXPERTS] = {false};
-        for (int32_t j = 0; j < c->top_k; j++) {
-            int32_t e = c->only >= 0 ? c->only : rng_below(rng, NUM_EXPERTS);
-            while (chosen[e])
-                e = (e + 1) % NUM_EXPERTS;
-            chosen[e] = true;
-            l->idx[r * c->top_k + j] = e;
-            l->weights[r * c->top_k + j] = (float)(1 + rng_below(rng, 80)) / 81.0f;
-        }
-    }
-}
-
-static void make_layer(struct layer *l, struct rng *rng, const struct expert_case *c,
-                       enum qep_weight_type first, enum qep_weight_type second) {
-    size_t rows = (size_t)c->num_rows, hidden = (size_t)c->hidden, pairs = rows * (size_t)c->top_k;
-    memset(l, 0, sizeof *l);
-    l->c = c;
-    for (int e = 0; e < NUM_EXPERTS; e++) {
-        l->host[e] = random_weight(rng, first, 2 * c->inner, c->hidden, 32);
-        l->host[e + NUM_EXPERTS] = random_weight(rng, second, c->hidden, c->inner, 64);
-    }
-    for (int e = 0; e < 2 * NUM_EXPERTS; e++) {
-        OK(ref->ops->weight_create(ref, &l->host[e], &l->ref_weight[e]));
-        OK(cuda->ops->weight_create(cuda, &l->host[e], &l->weight[e]));
-    }
-    float *x = random_floats(rng, rows * hidden, 1.0f);
-    l->row_bytes = qep_act_row_bytes(QEP_ACT_BF16, c->hidden);
-    l->rows = must_alloc(rows * l->row_bytes);
-    l->plain = must_alloc(rows * hidden * sizeof *l->plain);
-    OK(ref->ops->act_convert(ref, l->rows, l->row_bytes, QEP_ACT_BF16, x, c->num_rows, c->hidden));
-    for (size_t i = 0; i < rows; i++)
-        decode_act_row(QEP_ACT_BF16, l->rows + i * l->row_bytes, c->hidden, l->plain + i * hidden);
-    free(x);
-    l->idx = must_alloc(pairs * sizeof *l->idx);
-    l->weights = must_alloc(pairs * sizeof *l->weights);
-    l->base = random_floats(rng, rows * hidden, 1.0f);
-    choose_experts(rng, l);
-    l->dev_rows = to_device(cuda, l->rows, rows * l->row_bytes);
-    l->dev_idx = to_device(cuda, l->idx, pairs * 4);
-    l->dev_weights = to_device(cuda, l->weights, pairs * 4);
-    l->dev_base = to_device(cuda, l->base, rows * hidden * 4);
-}
-
-static void free_layer(struct layer *l) {
-    for (int e = 0; e < 2 * NUM_EXPERTS; e++) {
-        ref->ops->weight_destroy(ref, l->ref_weight[e]);
-        cuda->ops->weight_destroy(cuda, l->weight[e]);
-        free_weight(&l->host[e]);
-    }
-    cuda->ops->free(cuda, l->dev_rows);
-    cuda->ops->free(cuda, l->dev_idx);
-    cuda->ops->free(cuda, l->dev_weights);
-    cuda->ops->free(cuda, l->dev_base);
-    free(l->rows);
-    free(l->plain);
-    free(l->idx);
-    free(l->weights);
-    free(l->base);
-}
 
 /* ---- `experts` ---- */
 
@@ -222,11 +130,6 @@ static void check_experts(const struct layer *l, int32_t decode) {
 
 /* ---- `routed` and `combine` ---- */
 
-struct split {
-    int num_ranks;
-    int32_t begin[MAX_RANKS + 1];
-};
-
 static const struct split splits[] = {
     {1, {0, NUM_EXPERTS}},
     {2, {0, 8, NUM_EXPERTS}},
@@ -234,126 +137,6 @@ static const struct split splits[] = {
 };
 
 enum { NUM_SPLITS = sizeof splits / sizeof splits[0] };
-
-/* The device tables of one split. */
-struct ranks {
-    const struct split *split;
-    int32_t num_ranges, range_begin[MAX_RANKS + 1];
-    struct qep_expert_range ranges[MAX_RANGES];
-    int32_t expert_range[NUM_EXPERTS], expert_rank[NUM_EXPERTS];
-    void *dev_expert_range, *dev_expert_rank, *dev_ranges;
-    struct qep_expert_set *sets[MAX_RANKS];
-};
-
-/* Maximal dyadic ranges of [begin, end), the last rank's up to the next power of two. */
-static void add_ranges(struct ranks *r, int rank) {
-    int32_t at = r->split->begin[rank], end = r->split->begin[rank + 1];
-    end = end == NUM_EXPERTS && at < end ? 32 : end;
-    while (at < end) {
-        int32_t level = 0;
-        while (at % (2 << level) == 0 && at + (2 << level) <= end)
-            level++;
-        for (int32_t e = at; e < at + (1 << level) && e < NUM_EXPERTS; e++)
-            r->expert_range[e] = r->num_ranges;
-        r->ranges[r->num_ranges++] =
-            (struct qep_expert_range){.level = level, .index = at >> level, .rank = rank};
-        at += 1 << level;
-    }
-}
-
-static void make_ranks(struct ranks *r, const struct layer *l, const struct split *split) {
-    memset(r, 0, sizeof *r);
-    r->split = split;
-    for (int p = 0; p < split->num_ranks; p++) {
-        int32_t begin = split->begin[p], num = split->begin[p + 1] - begin;
-        r->range_begin[p] = r->num_ranges;
-        add_ranges(r, p);
-        for (int32_t e = begin; e < begin + num; e++)
-            r->expert_rank[e] = p;
-        if (num > 0)
-            OK(cuda->device->expert_set_create(
-                cuda, (const struct qep_weight *const *)l->weight + begin,
-                (const struct qep_weight *const *)l->weight + NUM_EXPERTS + begin, num,
-                &r->sets[p]));
-    }
-    r->range_begin[split->num_ranks] = r->num_ranges;
-    int32_t first_row = 0;
-    for (int p = 0; p < split->num_ranks; p++) {
-        int32_t num = r->range_begin[p + 1] - r->range_begin[p];
-        for (int32_t g = 0; g < num; g++) {
-            r->ranges[r->range_begin[p] + g].first_row = first_row + g;
-            r->ranges[r->range_begin[p] + g].row_step = num;
-        }
-        first_row += num * l->c->num_rows;
-    }
-    r->dev_expert_range = to_device(cuda, r->expert_range, sizeof r->expert_range);
-    r->dev_expert_rank = to_device(cuda, r->expert_rank, sizeof r->expert_rank);
-    r->dev_ranges = to_device(cuda, r->ranges, (size_t)r->num_ranges * sizeof r->ranges[0]);
-}
-
-static void free_ranks(struct ranks *r) {
-    for (int p = 0; p < r->split->num_ranks; p++)
-        cuda->device->expert_set_destroy(cuda, r->sets[p]);
-    cuda->ops->free(cuda, r->dev_expert_range);
-    cuda->ops->free(cuda, r->dev_expert_rank);
-    cuda->ops->free(cuda, r->dev_ranges);
-}
-
-static struct qep_topk plain_topk(const struct layer *l) {
-    size_t stride = (size_t)l->c->top_k * 4;
-    return (struct qep_topk){l->dev_idx, l->dev_weights, stride, stride, l->c->top_k};
-}
-
-static struct qep_routed_args routed_args(const struct layer *l, const struct ranks *r, int rank,
-                                          int32_t decode) {
-    return (struct qep_routed_args){.rows = l->dev_rows,
-                                    .row_stride = l->row_bytes,
-                                    .act_type = QEP_ACT_BF16,
-                                    .num_rows = l->c->num_rows,
-                                    .topk = plain_topk(l),
-                                    .experts = r->sets[rank],
-                                    .first_expert = r->split->begin[rank],
-                                    .expert_range = r->dev_expert_range,
-                                    .ranges = r->dev_ranges,
-                                    .first_range = r->range_begin[rank],
-                                    .num_ranges = r->range_begin[rank + 1] - r->range_begin[rank],
-                                    .num_experts = NUM_EXPERTS,
-                                    .hidden_size = l->c->hidden,
-                                    .intermediate_size = l->c->inner,
-                                    .decode = decode};
-}
-
-static struct qep_combine_args combine_args(const struct layer *l, const struct ranks *r,
-                                            const float *partials, const int32_t *positions) {
-    return (struct qep_combine_args){.base = l->dev_base,
-                                     .partials = partials,
-                                     .topk = plain_topk(l),
-                                     .expert_range = r->dev_expert_range,
-                                     .ranges = r->dev_ranges,
-                                     .positions = positions,
-                                     .num_rows = l->c->num_rows,
-                                     .hidden_size = l->c->hidden,
-                                     .num_experts = NUM_EXPERTS};
-}
-
-static size_t partial_bytes(const struct layer *l, const struct ranks *r) {
-    return (size_t)l->c->num_rows * (size_t)r->num_ranges * (size_t)l->c->hidden * 4;
-}
-
-/* Partials of NaNs: a row that nobody wrote must not be read. */
-static float *nan_partials(const struct layer *l, const struct ranks *r) {
-    size_t bytes = partial_bytes(l, r);
-    void *nans = must_alloc(bytes);
-    memset(nans, 0xff, bytes);
-    float *dev = to_device(cuda, nans, bytes);
-    free(nans);
-    return dev;
-}
-
-static float *rank_partials(float *partials, const struct layer *l, const struct ranks *r,
-                            int rank) {
-    return partials + (size_t)r->range_begin[rank] * (size_t)l->c->num_rows * (size_t)l->c->hidden;
-}
 
 static void launch_plain(const struct layer *l, const struct ranks *r, int32_t decode,
                          float *partials, float *out) {
@@ -373,6 +156,20 @@ static float *run_plain(const struct layer *l, const struct ranks *r, int32_t de
     launch_plain(l, r, decode, partials, out);
     float *host = to_host(cuda, out, bytes);
     cuda->ops->free(cuda, partials);
+    cuda->ops->free(cuda, out);
+    return host;
+}
+
+/* One rank without partials, in place. */
+static float *run_alone(const struct layer *l, const struct ranks *r, int32_t decode) {
+    size_t bytes = (size_t)l->c->num_rows * (size_t)l->c->hidden * 4;
+    float *out = to_device(cuda, l->base, bytes);
+    struct qep_routed_args args = routed_args(l, r, 0, decode);
+    args.base = out;
+    args.expert_range = NULL;
+    args.ranges = NULL;
+    OK(cuda->device->routed(cuda, &args, out));
+    float *host = to_host(cuda, out, bytes);
     cuda->ops->free(cuda, out);
     return host;
 }
@@ -482,21 +279,12 @@ static float *run_tree(const struct layer *l, int32_t decode) {
     return got;
 }
 
-/* The padding row's ids become -1, on the device by its span. */
+/* The padding row has no experts. */
 static void pad(struct layer *l) {
     int32_t n = l->c->num_rows, k = l->c->top_k;
-    struct qep_span *spans = must_alloc((size_t)n * sizeof *spans);
-    for (int32_t i = 0; i < n; i++)
-        spans[i] = (struct qep_span){i, 1, i == l->c->padding ? -1 : i, 3, 1};
     for (int32_t j = 0; j < k && l->c->padding >= 0; j++)
         l->idx[l->c->padding * k + j] = -1;
-    void *dev = to_device(cuda, spans, (size_t)n * sizeof *spans);
-    OK(cuda->device->mask_rows(cuda, l->dev_idx, n, k, dev));
-    int32_t *idx = to_host(cuda, l->dev_idx, (size_t)n * (size_t)k * 4);
-    assert_same_bits(idx, l->idx, (size_t)n * (size_t)k * 4, "mask_rows");
-    cuda->ops->free(cuda, dev);
-    free(idx);
-    free(spans);
+    OK(cuda->ops->upload(cuda, l->dev_idx, l->idx, (size_t)n * (size_t)k * 4));
 }
 
 /* The last num_splits of the splits. */
@@ -511,6 +299,11 @@ static void check_routed(const struct layer *l, int32_t decode, int num_splits) 
         float *plain = run_plain(l, &r, decode), *packets = run_packets(l, &r, decode);
         assert_same_bits(plain, want, bytes, what);
         assert_same_bits(packets, want, bytes, what);
+        if (r.split->num_ranks == 1) {
+            float *alone = run_alone(l, &r, decode);
+            assert_same_bits(alone, want, bytes, what);
+            free(alone);
+        }
         free(plain);
         free(packets);
         free_ranks(&r);
@@ -521,7 +314,7 @@ static void check_routed(const struct layer *l, int32_t decode, int num_splits) 
 static void check_types(struct rng *rng, const struct expert_case *c, enum qep_weight_type first,
                         enum qep_weight_type second, int num_splits) {
     struct layer l;
-    make_layer(&l, rng, c, first, second);
+    make_layer(&l, cuda, ref, rng, c, first, second);
     pad(&l);
     for (int32_t decode = 0; decode < 2; decode++) {
         check_experts(&l, decode);
@@ -549,11 +342,16 @@ START_TEST(many_rows_sort_in_blocks) {
     struct ranks r;
     if (cuda == NULL)
         return;
-    make_layer(&l, &rng, &many, QEP_WEIGHT_INT4, QEP_WEIGHT_INT8);
+    make_layer(&l, cuda, ref, &rng, &many, QEP_WEIGHT_INT4, QEP_WEIGHT_INT8);
     pad(&l);
     float *want = run_tree(&l, 0);
     make_ranks(&r, &l, &splits[1]);
     float *got = run_packets(&l, &r, 0);
+    assert_same_bits(got, want, 1100 * 32 * 4, many.name);
+    free(got);
+    free_ranks(&r);
+    make_ranks(&r, &l, &splits[0]);
+    got = run_alone(&l, &r, 0);
     assert_same_bits(got, want, 1100 * 32 * 4, many.name);
     for (int32_t row = 3; row < 1100; row += 500) {
         struct layer part = l;
@@ -586,7 +384,7 @@ START_TEST(captured_steps_follow_new_ids) {
     size_t bytes = 9 * 64 * 4;
     if (cuda == NULL)
         return;
-    make_layer(&l, &rng, &c, QEP_WEIGHT_INT4, QEP_WEIGHT_INT4);
+    make_layer(&l, cuda, ref, &rng, &c, QEP_WEIGHT_INT4, QEP_WEIGHT_INT4);
     make_ranks(&r, &l, &splits[1]);
     float *partials = nan_partials(&l, &r), *out = device_room(cuda, bytes);
     launch_plain(&l, &r, 1, partials, out); /* workspaces grow now */

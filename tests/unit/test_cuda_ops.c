@@ -237,6 +237,37 @@ static const int32_t router_shapes[][3] = {{1, 8, 1},   {5, 8, 8},     {3, 7, 3}
 
 enum { NUM_ROUTER_SHAPES = sizeof router_shapes / sizeof router_shapes[0] };
 
+/* Every third row is padding. */
+static void check_router_padding(const float *logits, const int32_t *idx, const float *weights,
+                                 int32_t n, int32_t experts, int32_t k) {
+    size_t bytes = (size_t)(n * k) * 4;
+    struct qep_span *spans = must_alloc((size_t)n * sizeof *spans);
+    int32_t *want = must_alloc(bytes), *got_idx = must_alloc(bytes);
+    float *got = must_alloc(bytes);
+    for (int32_t i = 0; i < n; i++) {
+        spans[i] = (struct qep_span){i, 1, i % 3 == 0 ? -1 : i, 5, 1};
+        for (int32_t j = 0; j < k; j++)
+            want[i * k + j] = i % 3 == 0 ? -1 : idx[i * k + j];
+    }
+    ok(ref->ops->router_topk(ref, got_idx, got, logits, n, experts, k, spans));
+    assert_same_bits(got_idx, want, bytes, "padded ids of the reference");
+    float *dev_logits = dev_put(cuda, logits, (size_t)(n * experts) * 4);
+    float *dev_weights = dev_put(cuda, NULL, bytes);
+    int32_t *dev_idx = dev_put(cuda, NULL, bytes);
+    struct qep_span *dev_spans = dev_put(cuda, spans, (size_t)n * sizeof *spans);
+    ok(cuda->ops->router_topk(cuda, dev_idx, dev_weights, dev_logits, n, experts, k, dev_spans));
+    dev_take(cuda, got_idx, dev_idx, bytes);
+    dev_take(cuda, got, dev_weights, bytes);
+    assert_same_bits(got_idx, want, bytes, "padded ids");
+    assert_same_bits(got, weights, bytes, "weights beside padding");
+    cuda->ops->free(cuda, dev_logits);
+    cuda->ops->free(cuda, dev_spans);
+    free(spans);
+    free(want);
+    free(got_idx);
+    free(got);
+}
+
 static void check_router(const float *logits, int32_t n, int32_t experts, int32_t k) {
     size_t bytes = (size_t)(n * k) * 4;
     float *want = must_alloc(bytes), *got = must_alloc(bytes);
@@ -244,12 +275,13 @@ static void check_router(const float *logits, int32_t n, int32_t experts, int32_
     float *dev_logits = dev_put(cuda, logits, (size_t)(n * experts) * 4);
     float *dev_weights = dev_put(cuda, NULL, bytes);
     int32_t *dev_idx = dev_put(cuda, NULL, bytes);
-    ok(ref->ops->router_topk(ref, want_idx, want, logits, n, experts, k));
-    ok(cuda->ops->router_topk(cuda, dev_idx, dev_weights, dev_logits, n, experts, k));
+    ok(ref->ops->router_topk(ref, want_idx, want, logits, n, experts, k, NULL));
+    ok(cuda->ops->router_topk(cuda, dev_idx, dev_weights, dev_logits, n, experts, k, NULL));
     dev_take(cuda, got_idx, dev_idx, bytes);
     dev_take(cuda, got, dev_weights, bytes);
     assert_same_bits(got_idx, want_idx, bytes, "ids");
     assert_same_bits(got, want, bytes, "weights");
+    check_router_padding(logits, want_idx, want, n, experts, k);
     cuda->ops->free(cuda, dev_logits);
     free(want);
     free(got);
@@ -283,7 +315,7 @@ START_TEST(router_stays_in_range_on_nan) {
         float *dev_logits = dev_put(cuda, logits, sizeof logits);
         float *dev_weights = dev_put(cuda, NULL, sizeof weights);
         int32_t *dev_idx = dev_put(cuda, NULL, sizeof idx);
-        ok(cuda->ops->router_topk(cuda, dev_idx, dev_weights, dev_logits, 1, 48, 4));
+        ok(cuda->ops->router_topk(cuda, dev_idx, dev_weights, dev_logits, 1, 48, 4, NULL));
         dev_take(cuda, idx, dev_idx, sizeof idx);
         cuda->ops->free(cuda, dev_weights);
         cuda->ops->free(cuda, dev_logits);
@@ -304,7 +336,7 @@ START_TEST(no_rows_are_no_work) {
     ok(cuda->ops->gated_add(cuda, NULL, NULL, NULL, 0, 8));
     ok(cuda->ops->swiglu(cuda, qep_f32_rows(NULL), NULL, NULL, 0, 8));
     ok(cuda->ops->delta_norm(cuda, &dims, NULL, NULL, NULL, NULL, 0));
-    ok(cuda->ops->router_topk(cuda, NULL, NULL, NULL, 0, 8, 2));
+    ok(cuda->ops->router_topk(cuda, NULL, NULL, NULL, 0, 8, 2, NULL));
     ok(cuda->ops->sync(cuda));
 }
 END_TEST
