@@ -59,7 +59,8 @@ endforeach()
 
 # Whole models, over the fake NCCL too.
 foreach(target test_cuda_model test_cuda_model_gpu test_cuda_hazards test_cuda_hazards_gpu
-               test_cuda_batch test_cuda_batch_gpu)
+               test_cuda_batch test_cuda_batch_gpu test_cuda_launches
+               test_cuda_launches_gpu)
   if(TARGET ${target})
     target_link_libraries(${target} PRIVATE qep_test_support)
   endif()

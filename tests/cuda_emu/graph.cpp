@@ -29,6 +29,7 @@ namespace {
 
 auto &captures = *new std::vector<std::shared_ptr<capture>>;
 thread_local std::vector<std::weak_ptr<capture>> mine;
+size_t captured_nodes;
 
 class graph_op : public operation {
   public:
@@ -234,7 +235,13 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
     if (!whole)
         return noted(cudaErrorStreamCaptureUnjoined);
     *graph = new CUgraph_st{c->body};
+    captured_nodes = c->body->nodes.size();
     return cudaSuccess;
+}
+
+size_t emu_captured_nodes(void) {
+    guard hold(lock);
+    return captured_nodes;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int) {

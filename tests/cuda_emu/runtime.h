@@ -221,6 +221,9 @@ void emu_quiet(int quiet);
 /* All later random choices follow from this seed. */
 void emu_set_seed(uint64_t seed);
 
+/* The operations of the last capture that ended well, on any thread: the nodes of its graph. */
+size_t emu_captured_nodes(void);
+
 /* For pools that hand out parts of one cudaMalloc. The three wait for the device's work first; ptr
  * is aligned to 16 and [ptr, ptr + bytes) lies within one allocation.
  *   emu_poison     uninitialised from now on

@@ -213,6 +213,7 @@ cudaGraphExec_t captured(two_streams &s, int *a, int *b, int *c, bool join) {
     if (graph) {
         size_t nodes;
         CHECK(cudaGraphGetNodes(graph, nullptr, &nodes) == cudaSuccess && nodes == 5);
+        CHECK(emu_captured_nodes() == 5);
         CHECK(cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess);
         CHECK(cudaGraphDestroy(graph) == cudaSuccess);
     }
