@@ -74,6 +74,16 @@ struct qep_combine_args {
     int32_t num_rows, hidden_size, num_experts;
 };
 
+/* A decode step of one DeltaNet layer between its projections: delta_conv, delta and delta_norm of
+ * backend.h, with their bits. n rows, one for each span; device memory, shapes as there. Padding
+ * rows become zeros. */
+struct qep_delta_decode_args {
+    const float *qkv; /* before the convolution */
+    const float *z, *a, *b;
+    const float *conv1d, *A_log, *dt_bias, *norm;
+    float *conv_state, *recurrent_state;
+};
+
 /* Packets: activation row [row_bytes] | idx i32 [k] | weights f32 [k], padded to 16 bytes. */
 static inline size_t qep_packet_bytes(size_t row_bytes, int32_t top_k) {
     return (row_bytes + 8 * (size_t)top_k + 15) / 16 * 16;
@@ -117,6 +127,10 @@ struct qep_device_ops {
     enum qep_status (*check_dims)(struct qep_backend *be,
                                   const struct qep_attention_dims *attention,
                                   const struct qep_delta_dims *delta);
+    /* out [n, value heads, value_head_dim]. */
+    enum qep_status (*delta_decode)(struct qep_backend *be, const struct qep_delta_dims *dims,
+                                    const struct qep_batch *batch, struct qep_rows_out out,
+                                    const struct qep_delta_decode_args *args);
     /* gate_up, down: host [num]; borrowed. */
     enum qep_status (*expert_set_create)(struct qep_backend *be,
                                          const struct qep_weight *const *gate_up,

@@ -1,6 +1,8 @@
-/* Gated DeltaNet: convolution and delta rule, for decode rows over rotating slots and for prefill
- * spans. */
+/* Gated DeltaNet: convolution and delta rule, for decode rows over rotating slots (there also all
+ * of the step in one op) and for prefill spans. */
 #include "bench/cuda/harness.h"
+
+#include "kernels/device_ops.h"
 
 #include <string.h>
 
@@ -34,6 +36,26 @@ static enum qep_status delta(struct bench *b, void *ctx, int rotation) {
     struct qep_batch batch = rotated(c, rotation);
     return b->be->ops->delta(b->be, &c->dims, &batch, c->out, c->conv, c->a, c->b, c->head, c->head,
                              c->state);
+}
+
+/* Convolution, delta rule and norm to bf16 rows in one; z and the norm's weight borrow memory. */
+static enum qep_status step(struct bench *b, void *ctx, int rotation) {
+    struct call *c = ctx;
+    struct qep_batch batch = rotated(c, rotation);
+    int32_t cols = c->dims.num_value_heads * c->dims.value_head_dim;
+    const struct qep_delta_decode_args args = {.qkv = c->qkv,
+                                               .z = c->qkv,
+                                               .a = c->a,
+                                               .b = c->b,
+                                               .conv1d = c->weight,
+                                               .A_log = c->head,
+                                               .dt_bias = c->head,
+                                               .norm = c->weight,
+                                               .conv_state = c->conv_state,
+                                               .recurrent_state = c->state};
+    const struct qep_rows_out out = {NULL, c->out, qep_act_row_bytes(QEP_ACT_BF16, cols),
+                                     QEP_ACT_BF16};
+    return b->be->device->delta_decode(b->be, &c->dims, &batch, out, &args);
 }
 
 static size_t num_channels(const struct qep_delta_dims *d) {
@@ -107,6 +129,12 @@ static enum qep_status run(struct bench *b, struct call *c, int rotations) {
     bc.bytes = 4.0 * rows * (channels + values) + states;
     bc.flops = 7.0 * rows * (double)state_size(d);
     bc.call = delta;
+    QEP_TRY(bench_run(b, &bc));
+    if (c->batch.num_rows != c->batch.num_spans)
+        return QEP_OK;
+    bc.op = "delta_decode";
+    bc.bytes = rows * (4.0 * channels * (d->conv_kernel_dim + 1) + (4.0 + 2.0) * values) + states;
+    bc.call = step;
     return bench_run(b, &bc);
 }
 

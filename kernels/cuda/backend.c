@@ -76,6 +76,7 @@ static void cuda_set_wait(struct qep_backend *be, enum qep_status (*fn)(void *ct
 
 const struct qep_device_ops cuda_device_ops = {
     .check_dims = cuda_check_dims,
+    .delta_decode = cuda_delta_decode,
     .expert_set_create = cuda_expert_set_create,
     .expert_set_destroy = cuda_expert_set_destroy,
     .routed = cuda_routed,

@@ -72,15 +72,10 @@ __global__ void __launch_bounds__(THREADS)
         return;
     int lane = static_cast<int>(threadIdx.x) % WARP;
     size_t at = item * static_cast<size_t>(width);
-    float sum = 0.0f;
-    for (int d = lane; d < width; d += WARP) {
-        float v = o[at + d];
-        sum = fmaf(v, v, sum);
-    }
-    float inv = 1.0f / sqrtf(warp_sum(sum) / static_cast<float>(width) + eps);
+    float inv = inverse_rms(o + at, width, eps);
     for (int d = lane; d < width; d += WARP) {
         float v = o[at + d], gate = z[at + d], weight = w[d];
-        out[at + d] = weight * (v * inv) * qep_siluf(gate);
+        out[at + d] = gated_norm(v, inv, weight, qep_siluf(gate));
     }
 }
 

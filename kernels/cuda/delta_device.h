@@ -13,17 +13,31 @@ __device__ __forceinline__ size_t delta_channels(const cuda_delta_args &args) {
 
 /* qep_conv_row for the device. */
 __device__ __forceinline__ size_t conv_row(int position, int taps) {
-    return static_cast<size_t>((position + taps) % taps);
+    return static_cast<unsigned>(position + taps) % static_cast<unsigned>(taps);
 }
 
 /* 1 / sqrt(sum of squares + 1e-6) of x [dim]; the whole warp. */
-__device__ __forceinline__ float inverse_l2(gptr<const float> x, int dim) {
+template <class P> __device__ __forceinline__ float inverse_l2(P x, int dim) {
     float sum = 0.0f;
     for (int d = static_cast<int>(threadIdx.x) % WARP; d < dim; d += WARP) {
         float v = x[d];
         sum = fmaf(v, v, sum);
     }
     return 1.0f / sqrtf(warp_sum(sum) + 1e-6f);
+}
+
+/* 1 / rms of o [width], the whole warp; then the gated norm of an element, gate = silu(z). */
+template <class P> __device__ __forceinline__ float inverse_rms(P o, int width, float eps) {
+    float sum = 0.0f;
+    for (int d = static_cast<int>(threadIdx.x) % WARP; d < width; d += WARP) {
+        float v = o[d];
+        sum = fmaf(v, v, sum);
+    }
+    return 1.0f / sqrtf(warp_sum(sum) / static_cast<float>(width) + eps);
+}
+
+__device__ __forceinline__ float gated_norm(float o, float inv, float weight, float gate) {
+    return weight * (o * inv) * gate;
 }
 
 /* The log decay g <= 0 and the write strength of one row and head. */

@@ -2,6 +2,7 @@
 #include "kernels/cuda/deltanet.h"
 
 #include "kernels/cuda/delta_chunk.h"
+#include "kernels/cuda/device_entries.h"
 
 #include <assert.h>
 
@@ -99,4 +100,39 @@ enum qep_status cuda_delta_norm(struct qep_backend *be, const struct qep_delta_d
                                              (size_t)n * (size_t)dims->num_value_heads,
                                              dims->value_head_dim, dims->eps),
                       "delta_norm");
+}
+
+enum qep_status cuda_delta_decode(struct qep_backend *be, const struct qep_delta_dims *dims,
+                                  const struct qep_batch *batch, struct qep_rows_out out,
+                                  const struct qep_delta_decode_args *args) {
+    const struct cuda_delta_decode_args all = {.num_key_heads = dims->num_key_heads,
+                                               .num_value_heads = dims->num_value_heads,
+                                               .key_head_dim = dims->key_head_dim,
+                                               .value_head_dim = dims->value_head_dim,
+                                               .conv_kernel_dim = dims->conv_kernel_dim,
+                                               .eps = dims->eps,
+                                               .channels = (size_t)num_channels(dims),
+                                               .num_spans = batch->num_spans,
+                                               .dev_spans = batch->dev_spans,
+                                               .qkv = args->qkv,
+                                               .z = args->z,
+                                               .a = args->a,
+                                               .b = args->b,
+                                               .conv1d = args->conv1d,
+                                               .A_log = args->A_log,
+                                               .dt_bias = args->dt_bias,
+                                               .norm = args->norm,
+                                               .conv_state = args->conv_state,
+                                               .recurrent_state = args->recurrent_state};
+    int32_t cols = dims->num_value_heads * dims->value_head_dim;
+    if (batch->num_rows == 0)
+        return QEP_OK;
+    assert(batch->spans[0].decode && batch->num_rows == batch->num_spans);
+    assert(dims->key_head_dim <= CUDA_MAX_DELTA_DIM && dims->value_head_dim <= CUDA_MAX_DELTA_DIM);
+    assert(dims->conv_kernel_dim >= 1 && dims->conv_kernel_dim <= CUDA_MAX_CONV);
+    assert(dims->num_value_heads % dims->num_key_heads == 0);
+    cuda_check_rows(&out, cols);
+    QEP_TRY(cuda_check(cuda_launch_delta_decode(cuda_backend_of(be)->stream, &all, &out),
+                       "delta_decode"));
+    return cuda_finish_rows(be, &out, batch->num_rows, cols);
 }

@@ -8,6 +8,10 @@
 extern "C" {
 #endif
 
+/* deltanet.c */
+enum qep_status cuda_delta_decode(struct qep_backend *be, const struct qep_delta_dims *dims,
+                                  const struct qep_batch *batch, struct qep_rows_out out,
+                                  const struct qep_delta_decode_args *args);
 /* experts.c */
 enum qep_status cuda_expert_set_create(struct qep_backend *be,
                                        const struct qep_weight *const *gate_up,

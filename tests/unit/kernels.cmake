@@ -1,5 +1,5 @@
 add_library(qep_kernels_support STATIC unit/kernels_support.c unit/device_support.c
-            unit/experts_support.c)
+            unit/delta_support.c unit/experts_support.c)
 target_include_directories(qep_kernels_support PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}/unit)
 target_link_libraries(qep_kernels_support PUBLIC qep_kernels_reference qep_kernels_cpu qep_base
                                                  qep::check)

@@ -1,9 +1,9 @@
 /* CUDA Gated DeltaNet against a float64 scan, over lengths, chunkings, decays and dims; equal bits
  * for any chunking of a prompt and any company of a row; slots, padding rows, the convolution. */
+#include "delta_support.h"
 #include "device_support.h"
 
 #include <check.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,116 +28,27 @@ static const struct qep_delta_dims dims_list[] = {
 
 enum { NUM_DIMS = sizeof dims_list / sizeof dims_list[0] };
 
-static size_t channels_of(const struct qep_delta_dims *d) {
-    return (size_t)(2 * d->num_key_heads * d->key_head_dim +
-                    d->num_value_heads * d->value_head_dim);
-}
-
-static size_t state_floats(const struct qep_delta_dims *d) {
-    return (size_t)(d->num_value_heads * d->key_head_dim * d->value_head_dim);
-}
-
-static size_t out_row(const struct qep_delta_dims *d) {
-    return (size_t)(d->num_value_heads * d->value_head_dim);
-}
-
-/* Inputs of one sequence of n rows and the state before it; [0] host, [1] device. */
 struct inputs {
-    float *qkv[2], *a[2], *b[2], *A_log[2], *dt_bias[2], *state;
+    struct delta_inputs host, dev; /* dev: but the state */
 };
-
-/* How decays are drawn: mild, tiny, strong, mixed in one chunk, beyond any sum. */
-enum decay { MILD, TINY, STRONG, MIXED, HUGE_DECAY, NUM_DECAYS };
-
-static float draw_a(struct rng *rng, enum decay decay, float a) {
-    /* With A_log = dt_bias = 0 the decay is about -a for large a and -exp(a) for very small. */
-    bool strong = decay == STRONG || (decay == MIXED && rng_below(rng, 3) == 0);
-    if (strong)
-        return (float)rng_below(rng, 50);
-    if (decay == TINY || decay == MIXED)
-        return -9.0f - 0.5f * a;
-    if (decay == HUGE_DECAY)
-        return rng_below(rng, 4) == 0 ? 1e30f : -9.0f;
-    return a;
-}
 
 static struct inputs make_inputs(struct rng *rng, const struct qep_delta_dims *d, int32_t n,
                                  enum decay decay) {
     size_t heads = (size_t)d->num_value_heads, rows = (size_t)n;
-    struct inputs in = {.qkv = {random_floats(rng, rows * channels_of(d), 1.0f)},
-                        .a = {random_floats(rng, rows * heads, 1.0f)},
-                        .b = {random_floats(rng, rows * heads, 2.0f)},
-                        .A_log = {random_floats(rng, heads, 0.5f)},
-                        .dt_bias = {random_floats(rng, heads, 0.5f)},
-                        .state = random_floats(rng, state_floats(d), 0.3f)};
-    for (size_t i = 0; i < rows * heads; i++)
-        in.a[0][i] = draw_a(rng, decay, in.a[0][i]);
-    for (size_t h = 0; decay != MILD && h < heads; h++)
-        in.A_log[0][h] = in.dt_bias[0][h] = 0.0f;
-    in.qkv[1] = dev_put(cuda, in.qkv[0], rows * channels_of(d) * 4);
-    in.a[1] = dev_put(cuda, in.a[0], rows * heads * 4);
-    in.b[1] = dev_put(cuda, in.b[0], rows * heads * 4);
-    in.A_log[1] = dev_put(cuda, in.A_log[0], heads * 4);
-    in.dt_bias[1] = dev_put(cuda, in.dt_bias[0], heads * 4);
-    return in;
+    struct delta_inputs in = make_delta_inputs(rng, d, n, decay);
+    return (struct inputs){in,
+                           {.qkv = dev_put(cuda, in.qkv, rows * channels_of(d) * 4),
+                            .a = dev_put(cuda, in.a, rows * heads * 4),
+                            .b = dev_put(cuda, in.b, rows * heads * 4),
+                            .A_log = dev_put(cuda, in.A_log, heads * 4),
+                            .dt_bias = dev_put(cuda, in.dt_bias, heads * 4)}};
 }
 
 static void free_inputs(struct inputs *in) {
-    float **const pairs[] = {in->qkv, in->a, in->b, in->A_log, in->dt_bias};
-    for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
-        free(pairs[i][0]);
-        cuda->ops->free(cuda, pairs[i][1]);
-    }
-    free(in->state);
-}
-
-static void l2_double(double *out, const float *x, int32_t n, double factor) {
-    double sum = 1e-6;
-    for (int32_t i = 0; i < n; i++)
-        sum += (double)x[i] * (double)x[i];
-    for (int32_t i = 0; i < n; i++)
-        out[i] = (double)x[i] * factor / sqrt(sum);
-}
-
-static void step_double(double *S, int32_t key_dim, int32_t value_dim, const double *q,
-                        const double *k, const float *v, double decay, double beta, float *out) {
-    for (int32_t j = 0; j < value_dim; j++) {
-        double predicted = 0.0, sum = 0.0;
-        for (int32_t i = 0; i < key_dim; i++)
-            predicted += decay * S[i * value_dim + j] * k[i];
-        double delta = beta * ((double)v[j] - predicted);
-        for (int32_t i = 0; i < key_dim; i++) {
-            S[i * value_dim + j] = decay * S[i * value_dim + j] + k[i] * delta;
-            sum += S[i * value_dim + j] * q[i];
-        }
-        out[j] = (float)sum;
-    }
-}
-
-/* The definition in float64; state is updated. */
-static void scan_double(const struct qep_delta_dims *d, const struct inputs *in, int32_t n,
-                        float *out, float *state) {
-    int32_t dk = d->key_head_dim, dv = d->value_head_dim, heads = d->num_value_heads;
-    double *S = must_alloc(sizeof *S * (size_t)(dk * dv)), q[256], k[256];
-    for (int32_t h = 0; h < heads; h++) {
-        float *head_state = state + h * dk * dv;
-        for (int32_t i = 0; i < dk * dv; i++)
-            S[i] = (double)head_state[i];
-        for (int32_t t = 0; t < n; t++) {
-            const float *x = in->qkv[0] + (size_t)t * channels_of(d);
-            int32_t key_head = h / (heads / d->num_key_heads);
-            double a = (double)in->a[0][t * heads + h] + (double)in->dt_bias[0][h];
-            double g = -exp((double)in->A_log[0][h]) * (a > 20.0 ? a : log1p(exp(a)));
-            double beta = 1.0 / (1.0 + exp(-(double)in->b[0][t * heads + h]));
-            l2_double(q, x + key_head * dk, dk, 1.0 / sqrt((double)dk));
-            l2_double(k, x + (d->num_key_heads + key_head) * dk, dk, 1.0);
-            step_double(S, dk, dv, q, k, x + 2 * d->num_key_heads * dk + h * dv, exp(g), beta,
-                        out + (t * heads + h) * dv);
-        }
-        for (int32_t i = 0; i < dk * dv; i++)
-            head_state[i] = (float)S[i];
-    }
-    free(S);
+    float *const all[] = {in->dev.qkv, in->dev.a, in->dev.b, in->dev.A_log, in->dev.dt_bias};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        cuda->ops->free(cuda, all[i]);
+    free_delta_inputs(&in->host);
 }
 
 /* Spans over consecutive rows of the inputs from `row` on; device states and outputs. */
@@ -147,8 +58,8 @@ static void run_spans(const struct qep_delta_dims *d, const struct inputs *in,
     struct qep_batch batch = dev_batch(cuda, spans, num_spans, 0);
     size_t heads = (size_t)d->num_value_heads;
     ok(cuda->ops->delta(cuda, d, &batch, dev_out + row * out_row(d),
-                        in->qkv[1] + row * channels_of(d), in->a[1] + row * heads,
-                        in->b[1] + row * heads, in->A_log[1], in->dt_bias[1], dev_state));
+                        in->dev.qkv + row * channels_of(d), in->dev.a + row * heads,
+                        in->dev.b + row * heads, in->dev.A_log, in->dev.dt_bias, dev_state));
     dev_batch_free(cuda, &batch);
 }
 
@@ -180,15 +91,15 @@ static void check_sequence(struct rng *rng, const struct qep_delta_dims *d, int3
     float *want = must_alloc(outs * 4), *want_state = must_alloc(states * 4);
     float *got = must_alloc(outs * 4), *state = must_alloc(states * 4);
     float *first = must_alloc(outs * 4), *first_state = must_alloc(states * 4);
-    memcpy(want_state, in.state, states * 4);
-    scan_double(d, &in, n, want, want_state);
+    memcpy(want_state, in.host.state, states * 4);
+    delta_scan_double(d, &in.host, n, want, want_state);
     for (int s = 0; s < 4; s++) {
         char what[96];
         bool decode = spans[s] == 1;
         if (s > 0 && !decode && (n <= spans[s] || !all_spans))
             continue;
         snprintf(what, sizeof what, "%d rows by %d, decay %d", n, spans[s], (int)decay);
-        memcpy(state, in.state, states * 4);
+        memcpy(state, in.host.state, states * 4);
         run_delta(d, &in, n, spans[s], got, state);
         assert_close(got, want, outs, tolerance_of(d, decode), what);
         assert_close(state, want_state, states, tolerance_of(d, decode), what);
@@ -234,17 +145,17 @@ START_TEST(delta_holds_for_keys_that_are_alike) {
     size_t keys = (size_t)(d->num_key_heads * d->key_head_dim), outs = ROWS * out_row(d);
     for (size_t r = 1; r < ROWS; r++)
         for (size_t c = keys; c < 2 * keys; c++)
-            in.qkv[0][r * channels_of(d) + c] =
-                in.qkv[0][c] + 0.1f * in.qkv[0][r * channels_of(d) + c];
+            in.host.qkv[r * channels_of(d) + c] =
+                in.host.qkv[c] + 0.1f * in.host.qkv[r * channels_of(d) + c];
     for (size_t i = 0; i < ROWS * (size_t)d->num_value_heads; i++)
-        in.b[0][i] = 4.0f;
-    ok(cuda->ops->upload(cuda, in.qkv[1], in.qkv[0], ROWS * channels_of(d) * 4));
-    ok(cuda->ops->upload(cuda, in.b[1], in.b[0], ROWS * (size_t)d->num_value_heads * 4));
+        in.host.b[i] = 4.0f;
+    ok(cuda->ops->upload(cuda, in.dev.qkv, in.host.qkv, ROWS * channels_of(d) * 4));
+    ok(cuda->ops->upload(cuda, in.dev.b, in.host.b, ROWS * (size_t)d->num_value_heads * 4));
     float *want = must_alloc(outs * 4), *got = must_alloc(outs * 4);
     float *want_state = must_alloc(state_floats(d) * 4), *state = must_alloc(state_floats(d) * 4);
-    memcpy(want_state, in.state, state_floats(d) * 4);
-    memcpy(state, in.state, state_floats(d) * 4);
-    scan_double(d, &in, ROWS, want, want_state);
+    memcpy(want_state, in.host.state, state_floats(d) * 4);
+    memcpy(state, in.host.state, state_floats(d) * 4);
+    delta_scan_double(d, &in.host, ROWS, want, want_state);
     run_delta(d, &in, ROWS, 1024, got, state);
     assert_close(got, want, outs, 5e-3, "out");
     assert_close(state, want_state, state_floats(d), 5e-3, "state");

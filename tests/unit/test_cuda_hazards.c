@@ -50,10 +50,12 @@ struct mixers {
     float *conv, *state;
     size_t kv_bytes, conv_bytes, state_bytes;
     struct qep_span *spans;
-    float *out; /* attention [ROWS, Q], then conv [ROWS, CHANNELS], then delta [ROWS, DELTA_OUT] */
+    /* attention [ROWS, Q], then conv [ROWS, CHANNELS], then delta [ROWS, DELTA_OUT], then that of
+     * delta_decode */
+    float *out;
 };
 
-enum { OUT_FLOATS = ROWS * (Q + CHANNELS + DELTA_OUT) };
+enum { OUT_FLOATS = ROWS * (Q + CHANNELS + 2 * DELTA_OUT) };
 
 static struct mixers make_mixers(int32_t rows) {
     struct rng rng = {4};
@@ -99,6 +101,20 @@ static void mix(const struct mixers *m, const struct qep_span *spans) {
     ok(cuda->ops->delta_conv(cuda, &delta_dims, &batch, conv, m->qkv, m->taps, m->conv));
     ok(cuda->ops->delta(cuda, &delta_dims, &batch, conv + ROWS * CHANNELS, conv, m->heads, m->heads,
                         m->norm, m->norm, m->state));
+    const struct qep_delta_decode_args args = {
+        .qkv = m->qkv,
+        .z = m->qkv,
+        .a = m->heads,
+        .b = m->heads,
+        .conv1d = m->taps,
+        .A_log = m->norm,
+        .dt_bias = m->norm,
+        .norm = m->norm,
+        .conv_state = m->conv,
+        .recurrent_state = m->state,
+    };
+    ok(cuda->device->delta_decode(cuda, &delta_dims, &batch,
+                                  qep_f32_rows(conv + ROWS * (CHANNELS + DELTA_OUT)), &args));
 }
 
 /* The same states for every run: the KV cache holds bf16 numbers around 1. */

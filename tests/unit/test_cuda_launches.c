@@ -21,9 +21,9 @@ enum kind { DELTANET_MOE, ATTENTION_MOE, DELTANET_DENSE, ATTENTION_DENSE, NUM_KI
 static const struct {
     const char *name;
     size_t most;
-} bounds[NUM_KINDS] = {{"DeltaNet + MoE", 24},
+} bounds[NUM_KINDS] = {{"DeltaNet + MoE", 21},
                        {"attention + MoE", 21},
-                       {"DeltaNet + dense", 17},
+                       {"DeltaNet + dense", 14},
                        {"attention + dense", 14}};
 enum { MOST_BESIDES = 7 };
 

@@ -1,6 +1,6 @@
 /* Gated DeltaNet: all backends against a float64 scan, over lengths, chunkings and decays; equal
  * bits over levels, threads, neighbours and prefill chunkings; slots and states. */
-#include "kernels_support.h"
+#include "delta_support.h"
 
 #include <check.h>
 #include <math.h>
@@ -26,109 +26,10 @@ static const struct qep_delta_dims dims_list[] = {{2, 4, 16, 16, 4, 1e-6f},
 
 enum { NUM_DIMS = sizeof dims_list / sizeof dims_list[0], NUM_SLOTS = 3 };
 
-static size_t channels_of(const struct qep_delta_dims *d) {
-    return (size_t)(2 * d->num_key_heads * d->key_head_dim +
-                    d->num_value_heads * d->value_head_dim);
-}
-
-static size_t state_floats(const struct qep_delta_dims *d) {
-    return (size_t)(d->num_value_heads * d->key_head_dim * d->value_head_dim);
-}
-
-/* Inputs of one sequence of n rows. */
-struct inputs {
-    float *qkv, *a, *b, *A_log, *dt_bias, *state;
-};
-
-/* How decays are drawn: mild, tiny, strong, mixed in one chunk. */
-enum decay { MILD, TINY, STRONG, MIXED, HUGE_DECAY, NUM_DECAYS };
-
-static struct inputs make_inputs(struct rng *rng, const struct qep_delta_dims *d, int32_t n,
-                                 enum decay decay) {
-    size_t heads = (size_t)d->num_value_heads, rows = (size_t)n;
-    struct inputs in = {.qkv = random_floats(rng, rows * channels_of(d), 1.0f),
-                        .a = random_floats(rng, rows * heads, 1.0f),
-                        .b = random_floats(rng, rows * heads, 2.0f),
-                        .A_log = random_floats(rng, heads, 0.5f),
-                        .dt_bias = random_floats(rng, heads, 0.5f),
-                        .state = random_floats(rng, state_floats(d), 0.3f)};
-    for (size_t i = 0; i < rows * heads; i++) {
-        /* With A_log = dt_bias = 0 the decay is about -a for large a and -exp(a) for very small. */
-        bool strong = decay == STRONG || (decay == MIXED && rng_below(rng, 3) == 0);
-        if (decay == TINY || (decay == MIXED && !strong))
-            in.a[i] = -9.0f - 0.5f * in.a[i];
-        else if (strong)
-            in.a[i] = (float)rng_below(rng, 50);
-        else if (decay == HUGE_DECAY)
-            in.a[i] = rng_below(rng, 4) == 0 ? 1e30f : -9.0f;
-    }
-    if (decay != MILD)
-        for (size_t h = 0; h < heads; h++)
-            in.A_log[h] = in.dt_bias[h] = 0.0f;
-    return in;
-}
-
-static void free_inputs(struct inputs *in) {
-    free(in->qkv);
-    free(in->a);
-    free(in->b);
-    free(in->A_log);
-    free(in->dt_bias);
-    free(in->state);
-}
-
-static void l2_double(double *out, const float *x, int32_t n, double factor) {
-    double sum = 1e-6;
-    for (int32_t i = 0; i < n; i++)
-        sum += (double)x[i] * (double)x[i];
-    for (int32_t i = 0; i < n; i++)
-        out[i] = (double)x[i] * factor / sqrt(sum);
-}
-
-static void step_double(double *S, int32_t key_dim, int32_t value_dim, const double *q,
-                        const double *k, const float *v, double decay, double beta, float *out) {
-    for (int32_t j = 0; j < value_dim; j++) {
-        double predicted = 0.0, sum = 0.0;
-        for (int32_t i = 0; i < key_dim; i++)
-            predicted += decay * S[i * value_dim + j] * k[i];
-        double delta = beta * ((double)v[j] - predicted);
-        for (int32_t i = 0; i < key_dim; i++) {
-            S[i * value_dim + j] = decay * S[i * value_dim + j] + k[i] * delta;
-            sum += S[i * value_dim + j] * q[i];
-        }
-        out[j] = (float)sum;
-    }
-}
-
-/* The definition in float64; state is updated. */
-static void scan_double(const struct qep_delta_dims *d, const struct inputs *in, int32_t n,
-                        float *out, float *state) {
-    int32_t dk = d->key_head_dim, dv = d->value_head_dim, heads = d->num_value_heads;
-    double *S = must_alloc(sizeof *S * (size_t)(dk * dv)), q[128], k[128];
-    for (int32_t h = 0; h < heads; h++) {
-        float *head_state = state + h * dk * dv;
-        for (int32_t i = 0; i < dk * dv; i++)
-            S[i] = (double)head_state[i];
-        for (int32_t t = 0; t < n; t++) {
-            const float *x = in->qkv + (size_t)t * channels_of(d);
-            int32_t key_head = h / (heads / d->num_key_heads);
-            double a = (double)in->a[t * heads + h] + (double)in->dt_bias[h];
-            double g = -exp((double)in->A_log[h]) * (a > 20.0 ? a : log1p(exp(a)));
-            double beta = 1.0 / (1.0 + exp(-(double)in->b[t * heads + h]));
-            l2_double(q, x + key_head * dk, dk, 1.0 / sqrt((double)dk));
-            l2_double(k, x + (d->num_key_heads + key_head) * dk, dk, 1.0);
-            step_double(S, dk, dv, q, k, x + 2 * d->num_key_heads * dk + h * dv, exp(g), beta,
-                        out + (t * heads + h) * dv);
-        }
-        for (int32_t i = 0; i < dk * dv; i++)
-            head_state[i] = (float)S[i];
-    }
-    free(S);
-}
-
 /* Runs rows [0, n) as prefill spans of at most `span` rows (a multiple of 64), or as decode. */
 static void run_delta(struct qep_backend *be, const struct qep_delta_dims *d,
-                      const struct inputs *in, int32_t n, int32_t span, float *out, float *state) {
+                      const struct delta_inputs *in, int32_t n, int32_t span, float *out,
+                      float *state) {
     bool decode = span == 1;
     size_t heads = (size_t)d->num_value_heads;
     for (int32_t i = 0; i < n; i += span) {
@@ -147,14 +48,14 @@ static void run_delta(struct qep_backend *be, const struct qep_delta_dims *d,
 static void check_sequence(struct rng *rng, const struct qep_delta_dims *d, int32_t n,
                            enum decay decay) {
     static const int32_t spans[] = {1024, 64, 128, 1};
-    struct inputs in = make_inputs(rng, d, n, decay);
+    struct delta_inputs in = make_delta_inputs(rng, d, n, decay);
     size_t outs = (size_t)(n * d->num_value_heads * d->value_head_dim), states = state_floats(d);
     float *want = must_alloc(outs * 4), *want_state = must_alloc(states * 4);
     float *got = must_alloc(outs * 4), *state = must_alloc(states * 4);
     float *first[2] = {must_alloc(outs * 4), must_alloc(outs * 4)};
     float *first_state[2] = {must_alloc(states * 4), must_alloc(states * 4)};
     memcpy(want_state, in.state, states * 4);
-    scan_double(d, &in, n, want, want_state);
+    delta_scan_double(d, &in, n, want, want_state);
     for (int v = 0; v < num_variants; v++)
         for (int s = 0; s < 4; s++) {
             char what[128];
@@ -181,7 +82,7 @@ static void check_sequence(struct rng *rng, const struct qep_delta_dims *d, int3
     free(want_state);
     free(got);
     free(state);
-    free_inputs(&in);
+    free_delta_inputs(&in);
 }
 
 START_TEST(delta_matches_float64_scan_at_every_length) {
@@ -207,9 +108,9 @@ START_TEST(delta_spans_do_not_meet) {
     const struct qep_span spans[] = {
         {0, 1, 2, 17, 1}, {1, 70, 0, 64, 0}, {71, 1, 3, 0, 1}, {72, 5, 1, 0, 0}};
     const struct qep_batch batch = qep_batch_of(ROWS, 4, spans, NULL);
-    struct inputs in = make_inputs(&rng, d, ROWS, MILD);
-    size_t heads = (size_t)d->num_value_heads, out_row = heads * (size_t)d->value_head_dim;
-    size_t states = 4 * state_floats(d), outs = ROWS * out_row;
+    struct delta_inputs in = make_delta_inputs(&rng, d, ROWS, MILD);
+    size_t heads = (size_t)d->num_value_heads, row_floats = out_row(d);
+    size_t states = 4 * state_floats(d), outs = ROWS * row_floats;
     float *start = random_floats(&rng, states, 0.3f), *state = must_alloc(states * 4);
     float *alone_state = must_alloc(states * 4);
     float *out = must_alloc(outs * 4), *alone = must_alloc(outs * 4);
@@ -223,7 +124,7 @@ START_TEST(delta_spans_do_not_meet) {
             struct qep_batch one = qep_batch_of(span.num_rows, 1, &span, NULL);
             size_t row = (size_t)span.row0;
             span.row0 = 0;
-            be->ops->delta(be, d, &one, alone + row * out_row, in.qkv + row * channels_of(d),
+            be->ops->delta(be, d, &one, alone + row * row_floats, in.qkv + row * channels_of(d),
                            in.a + row * heads, in.b + row * heads, in.A_log, in.dt_bias,
                            alone_state);
         }
@@ -235,7 +136,7 @@ START_TEST(delta_spans_do_not_meet) {
     free(alone_state);
     free(out);
     free(alone);
-    free_inputs(&in);
+    free_delta_inputs(&in);
 }
 END_TEST
 
