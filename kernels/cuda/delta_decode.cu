@@ -22,6 +22,7 @@ struct decode_room {
     sptr<float> decay_beta;
     sptr<float4> sums; /* STEP_SUMS for each 32 columns */
 };
+
 enum {
     ROOM_ARRAYS = 6, /* of CUDA_MAX_DELTA_DIM floats */
     ROOM_SUMS = CUDA_MAX_DELTA_DIM / STEP_COLS * STEP_SUMS
@@ -76,16 +77,18 @@ __device__ __forceinline__ void load_row(const decode_room &room, const cuda_del
             v = convolve<FOUR>(in, span, first + d, part == 2 || head % per_key == 0);
         (part == 0 ? room.q : part == 1 ? room.k : room.v)[d] = v;
     }
-#pragma unroll 1
-    for (int d = static_cast<int>(threadIdx.x); d < value_dim; d += threads) {
-        room.gate[d] = qep_siluf(gptr<const float>(in.z)[row_head * value_dim + d]);
-        room.weight[d] = gptr<const float>(in.norm)[d];
-    }
-    if (static_cast<int>(threadIdx.x) == threads - 1) {
+    /* From the last thread on: those that have no channel. */
+    int from_last = threads - 1 - static_cast<int>(threadIdx.x);
+    if (from_last == 0) {
         float g = log_decay(gptr<const float>(in.a)[row_head], gptr<const float>(in.A_log)[head],
                             gptr<const float>(in.dt_bias)[head]);
         room.decay_beta[0] = qep_expf(g);
         room.decay_beta[1] = qep_sigmoidf(gptr<const float>(in.b)[row_head]);
+    }
+#pragma unroll 1
+    for (int d = from_last; d < value_dim; d += threads) {
+        room.gate[d] = qep_siluf(gptr<const float>(in.z)[row_head * value_dim + d]);
+        room.weight[d] = gptr<const float>(in.norm)[d];
     }
 }
 
@@ -227,6 +230,6 @@ extern "C" cudaError_t cuda_launch_delta_decode(cudaStream_t stream,
     size_t shared =
         (ROOM_ARRAYS * CUDA_MAX_DELTA_DIM + 4) * sizeof(float) + ROOM_SUMS * sizeof(float4);
     const decode_args args = {*in, rows_out_of(*out)};
-    return launch(kernel_for(*in, rows), grid, dim3(static_cast<unsigned>(threads)), shared, stream,
-                  args);
+    auto kernel = kernel_for(*in, rows);
+    return launch(kernel, grid, dim3(static_cast<unsigned>(threads)), shared, stream, args);
 }
