@@ -61,8 +61,10 @@ static double time_matmul(const struct bench *b, struct qep_weight **w, int num_
     double best = 1e30;
     for (int repeat = 0; repeat < 5; repeat++) {
         double start = qep_now_s();
-        for (int i = 0; i < num_weights; i++)
-            b->be->ops->matmul(b->be, b->out, b->acts, stride, act, w[i], n, 0);
+        for (int i = 0; i < num_weights; i++) {
+            const struct qep_product product = {.weight = w[i], .out = b->out};
+            b->be->ops->matmul(b->be, &product, 1, b->acts, stride, act, n, 0);
+        }
         double seconds = (qep_now_s() - start) / num_weights;
         best = seconds < best ? seconds : best;
     }

@@ -8,6 +8,8 @@
  *
  * Determinism contract: the bits of one output row depend only on that row's inputs and the
  * weights, never on how many rows there are, which neighbours they have, or the number of threads.
+ * (Those of a product may depend on the shapes and types of the other products of its call, which
+ * therefore follow from the model alone.)
  *
  * Errors: QEP_ERR_SYSTEM (memory), QEP_ERR_UNAVAILABLE (device). Shapes are the caller's duty
  * (asserted). C17 and C++17 both compile this header. */
@@ -105,6 +107,26 @@ static inline struct qep_batch qep_batch_of(int32_t num_rows, int32_t num_spans,
     return batch;
 }
 
+/* What becomes of a product's sums. */
+enum qep_epilogue {
+    QEP_EPILOGUE_STORE,    /* out = sums */
+    QEP_EPILOGUE_ADD,      /* out += sums */
+    QEP_EPILOGUE_GATED_ADD /* out[i, :] += sigmoid(gate[i]) * sums[i, :] */
+};
+
+/* One of the matrices that a call multiplies its rows with. */
+struct qep_product {
+    const struct qep_weight *weight; /* [rows, cols]; cols is the same for all of a call */
+    float *out;                      /* dev [n, rows]; apart from all else of the call */
+    enum qep_epilogue epilogue;
+    const float *gate; /* dev [n], of a gated add */
+    /* Of a part of a matrix, whose rows another rank has more of: rows of the whole matrix, from
+     * which the splits of K then follow. 0: the weight is whole. */
+    int32_t whole_rows;
+};
+
+enum { QEP_MAX_PRODUCTS = 4 }; /* of one call */
+
 struct qep_attention_dims {
     int32_t num_heads, num_kv_heads, head_dim, rotary_dim;
     float rope_theta, eps;
@@ -184,16 +206,12 @@ struct qep_backend_ops {
     /* f32 rows [n, cols] -> activation rows at out + i * row_stride. */
     enum qep_status (*act_convert)(struct qep_backend *be, void *out, size_t row_stride,
                                    enum qep_act_type type, const float *x, int32_t n, int32_t cols);
-    /* out[n, rows] = act[n, cols] x weight[rows, cols]^T. decode: 1 for the decode arithmetic (few
-     * rows, K split by shape); bits may differ between the two, never with n. */
-    enum qep_status (*matmul)(struct qep_backend *be, float *out, const void *act,
-                              size_t row_stride, enum qep_act_type type,
-                              const struct qep_weight *weight, int32_t n, int32_t decode);
-    /* y += x, count floats. */
-    enum qep_status (*add)(struct qep_backend *be, float *y, const float *x, size_t count);
-    /* y[i, :] += sigmoid(gate[i]) * x[i, :]. */
-    enum qep_status (*gated_add)(struct qep_backend *be, float *y, const float *x,
-                                 const float *gate, int32_t n, int32_t cols);
+    /* The sums act[n, cols] x weight[rows, cols]^T of `num` products, each with its epilogue. What
+     * can share a launch does. decode: 1 for the decode arithmetic (few rows, K split by shape);
+     * bits may differ between the two, never with n. */
+    enum qep_status (*matmul)(struct qep_backend *be, const struct qep_product *products,
+                              int32_t num, const void *act, size_t row_stride,
+                              enum qep_act_type type, int32_t n, int32_t decode);
     /* out[n, I] = silu(gate) * up; gate[n, I], up[n, I]. out.f32 may be gate. */
     enum qep_status (*swiglu)(struct qep_backend *be, struct qep_rows_out out, const float *gate,
                               const float *up, int32_t n, int32_t cols);

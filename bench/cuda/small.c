@@ -28,20 +28,13 @@ static enum qep_status topk(struct bench *b, void *ctx, int rotation) {
     return b->be->ops->router_topk(b->be, c->idx, c->out, c->x, c->rows, EXPERTS, TOP_K, NULL);
 }
 
-static enum qep_status add(struct bench *b, void *ctx, int rotation) {
-    struct call *c = ctx;
-    (void)rotation;
-    return b->be->ops->add(b->be, c->out, c->x, (size_t)c->rows * HIDDEN);
-}
-
 static const struct {
     const char *name, *types;
     double bytes_per_row;
     enum qep_status (*call)(struct bench *b, void *ctx, int rotation);
 } ops[] = {{"rms_norm", "f32", 8.0 * HIDDEN, norm},
            {"act_convert", "f32 to bf16", 6.0 * HIDDEN, convert},
-           {"router_topk", "8 of 256", 4.0 * EXPERTS + 8.0 * TOP_K, topk},
-           {"add", "f32", 12.0 * HIDDEN, add}};
+           {"router_topk", "8 of 256", 4.0 * EXPERTS + 8.0 * TOP_K, topk}};
 
 static enum qep_status run_rows(struct bench *b, struct call *c) {
     size_t n = (size_t)c->rows * HIDDEN;

@@ -129,12 +129,9 @@ enum qep_status CPU(rms_norm)(struct qep_backend *be, struct qep_rows_out out, c
                               const float *w, int32_t n, int32_t cols, float eps);
 enum qep_status CPU(act_convert)(struct qep_backend *be, void *out, size_t row_stride,
                                  enum qep_act_type type, const float *x, int32_t n, int32_t cols);
-enum qep_status CPU(matmul)(struct qep_backend *be, float *out, const void *act, size_t row_stride,
-                            enum qep_act_type type, const struct qep_weight *weight, int32_t n,
+enum qep_status CPU(matmul)(struct qep_backend *be, const struct qep_product *products, int32_t num,
+                            const void *act, size_t row_stride, enum qep_act_type type, int32_t n,
                             int32_t decode);
-enum qep_status CPU(add)(struct qep_backend *be, float *y, const float *x, size_t count);
-enum qep_status CPU(gated_add)(struct qep_backend *be, float *y, const float *x, const float *gate,
-                               int32_t n, int32_t cols);
 enum qep_status CPU(swiglu)(struct qep_backend *be, struct qep_rows_out out, const float *gate,
                             const float *up, int32_t n, int32_t cols);
 enum qep_status CPU(attention_kv)(struct qep_backend *be, const struct qep_attention_dims *dims,

@@ -11,6 +11,7 @@
 
 #include "kernels/cpu/idot.h"
 #include "kernels/cpu/tile.h"
+#include "kernels/mathfn.h"
 
 #include <assert.h>
 
@@ -282,66 +283,121 @@ void CPU(prepare_row)(enum qep_act_type type, const void *act, int32_t cols, voi
 /* ---- the op ---- */
 
 struct matmul_job {
-    const struct qep_weight *weight;
+    const struct qep_product *products;
+    int32_t num, n, cols;
     enum qep_act_type type;
     const char *act;
     size_t row_stride, prepared_bytes, thread_floats;
-    float *out, *scratch;
+    float *scratch;
     char *prepared;
-    struct cpu_act_row *rows;
-    int32_t n;
+    struct cpu_act_row *rows;      /* [num][n] */
+    float *sums[QEP_MAX_PRODUCTS]; /* [n, rows] of what is added to out; else out */
 };
 
 static void prepare_rows(void *arg, int thread_idx, int num_threads) {
     const struct matmul_job *job = arg;
-    size_t begin, end;
-    qep_team_split((size_t)job->n, 1, thread_idx, num_threads, &begin, &end);
+    size_t begin, end, n = (size_t)job->n;
+    qep_team_split(n, 1, thread_idx, num_threads, &begin, &end);
     for (size_t i = begin; i < end; i++) {
         CPU(prepare_row)
-        (job->type, job->act + i * job->row_stride, job->weight->cols,
+        (job->type, job->act + i * job->row_stride, job->cols,
          job->prepared + i * job->prepared_bytes, &job->rows[i]);
-        job->rows[i].out = job->out + i * (size_t)job->weight->rows;
+        for (size_t p = (size_t)job->num; p-- > 0;) {
+            job->rows[p * n + i] = job->rows[i];
+            job->rows[p * n + i].out = job->sums[p] + i * (size_t)job->products[p].weight->rows;
+        }
     }
 }
 
-static void matmul_part(void *arg, int thread_idx, int num_threads) {
-    const struct matmul_job *job = arg;
-    size_t block0 = 0, block1 = (size_t)job->weight->num_blocks, row0 = 0, row1 = (size_t)job->n;
+/* Sums of rows [row0, row1) and outputs [col0, col1) to where they are added. */
+static void add_sums(const struct qep_product *p, const float *sums, size_t row0, size_t row1,
+                     size_t col0, size_t col1) {
+    for (size_t i = row0; i < row1; i++) {
+        float *out = p->out + i * (size_t)p->weight->rows;
+        const float *x = sums + i * (size_t)p->weight->rows;
+        float factor = p->epilogue == QEP_EPILOGUE_GATED_ADD ? qep_sigmoidf(p->gate[i]) : 1.0f;
+        for (size_t c = col0; c < col1; c++)
+            out[c] += factor * x[c]; /* 1 changes nothing */
+    }
+}
+
+/* This thread's part of one product. */
+static void product_part(const struct matmul_job *job, int32_t p, int thread_idx, int num_threads) {
+    const struct qep_product *product = &job->products[p];
+    const struct qep_weight *weight = product->weight;
+    size_t block0 = 0, block1 = (size_t)weight->num_blocks, row0 = 0, row1 = (size_t)job->n;
     /* Narrow matrices are split over rows of activations instead. */
     bool narrow = block1 < 4 * (size_t)num_threads && row1 >= 8 * (size_t)num_threads;
     if (narrow)
         qep_team_split(row1, 8, thread_idx, num_threads, &row0, &row1);
     else
         qep_team_split(block1, 1, thread_idx, num_threads, &block0, &block1);
+    if (row0 == row1 || block0 == block1)
+        return;
     CPU(gemm)
-    (job->weight, job->type == QEP_ACT_INT8, job->rows + row0, (int32_t)(row1 - row0),
-     (int32_t)block0, (int32_t)block1, job->scratch + (size_t)thread_idx * job->thread_floats);
+    (weight, job->type == QEP_ACT_INT8, job->rows + (size_t)p * (size_t)job->n + row0,
+     (int32_t)(row1 - row0), (int32_t)block0, (int32_t)block1,
+     job->scratch + (size_t)thread_idx * job->thread_floats);
+    size_t rows = (size_t)weight->rows, end = block1 * CPU_ROW_BLOCK;
+    if (product->epilogue != QEP_EPILOGUE_STORE)
+        add_sums(product, job->sums[p], row0, row1, block0 * CPU_ROW_BLOCK,
+                 end < rows ? end : rows);
 }
 
-enum qep_status CPU(matmul)(struct qep_backend *be, float *out, const void *act, size_t row_stride,
-                            enum qep_act_type type, const struct qep_weight *weight, int32_t n,
+static void matmul_part(void *arg, int thread_idx, int num_threads) {
+    const struct matmul_job *job = arg;
+    for (int32_t p = 0; p < job->num; p++)
+        product_part(job, p, thread_idx, num_threads);
+}
+
+/* Room for everything; *work: products of the call. */
+static enum qep_status init_job(struct qep_backend *be, struct matmul_job *job, size_t *work) {
+    struct cpu_arena arena;
+    size_t n = (size_t)job->n, sum_bytes[QEP_MAX_PRODUCTS] = {0}, total = 0;
+    job->prepared_bytes = CPU(prepared_bytes)(job->type, job->cols);
+    job->thread_floats = CPU(gemm_scratch)(job->type, job->cols, job->n);
+    size_t row_bytes = cpu_padded(n * (size_t)job->num * sizeof *job->rows);
+    size_t scratch_bytes =
+        cpu_padded((size_t)cpu_num_threads(be) * job->thread_floats * sizeof(float));
+    *work = 0;
+    for (int32_t p = 0; p < job->num; p++) {
+        const struct qep_product *product = &job->products[p];
+        size_t rows = (size_t)product->weight->rows;
+        assert(cpu_supports(be, product->weight->type, job->type) &&
+               product->weight->cols == job->cols);
+        if (product->epilogue != QEP_EPILOGUE_STORE)
+            sum_bytes[p] = cpu_padded(n * rows * sizeof(float));
+        total += sum_bytes[p];
+        *work += n * (size_t)job->cols * rows;
+    }
+    QEP_TRY(
+        cpu_arena_init(be, &arena, row_bytes + scratch_bytes + n * job->prepared_bytes + total));
+    job->rows = cpu_arena_take(&arena, row_bytes);
+    job->scratch = cpu_arena_take(&arena, scratch_bytes);
+    job->prepared = cpu_arena_take(&arena, n * job->prepared_bytes);
+    for (int32_t p = 0; p < job->num; p++)
+        job->sums[p] =
+            sum_bytes[p] > 0 ? cpu_arena_take(&arena, sum_bytes[p]) : job->products[p].out;
+    return QEP_OK;
+}
+
+enum qep_status CPU(matmul)(struct qep_backend *be, const struct qep_product *products, int32_t num,
+                            const void *act, size_t row_stride, enum qep_act_type type, int32_t n,
                             int32_t decode) {
     (void)decode;
-    struct cpu_arena arena;
-    struct matmul_job job = {.weight = weight,
+    struct matmul_job job = {.products = products,
+                             .num = num,
+                             .n = n,
+                             .cols = products[0].weight->cols,
                              .type = type,
                              .act = act,
-                             .row_stride = row_stride,
-                             .prepared_bytes = CPU(prepared_bytes)(type, weight->cols),
-                             .out = out,
-                             .n = n};
-    size_t threads = (size_t)cpu_num_threads(be), rows = (size_t)n;
-    size_t row_bytes = cpu_padded(rows * sizeof *job.rows);
-    job.thread_floats = CPU(gemm_scratch)(type, weight->cols, n);
-    size_t scratch_bytes = cpu_padded(threads * job.thread_floats * sizeof(float));
-    assert(cpu_supports(be, weight->type, type));
+                             .row_stride = row_stride};
+    size_t work;
+    assert(num >= 1 && num <= QEP_MAX_PRODUCTS);
     if (n == 0)
         return QEP_OK;
-    QEP_TRY(cpu_arena_init(be, &arena, row_bytes + scratch_bytes + rows * job.prepared_bytes));
-    job.rows = cpu_arena_take(&arena, row_bytes);
-    job.scratch = cpu_arena_take(&arena, scratch_bytes);
-    job.prepared = cpu_arena_take(&arena, rows * job.prepared_bytes);
-    cpu_run(be, rows * (size_t)weight->cols / 4, prepare_rows, &job);
-    cpu_run(be, rows * (size_t)weight->cols * (size_t)weight->rows / 8, matmul_part, &job);
+    QEP_TRY(init_job(be, &job, &work));
+    cpu_run(be, (size_t)n * (size_t)job.cols / 4, prepare_rows, &job);
+    cpu_run(be, work / 8, matmul_part, &job);
     return QEP_OK;
 }

@@ -108,56 +108,23 @@ enum qep_status CPU(finish_rows)(struct qep_backend *be, const struct qep_rows_o
     return CPU(act_convert)(be, out->act, out->act_stride, out->act_type, out->f32, n, cols);
 }
 
-/* The element-wise ops, over element ranges or rows. */
-struct element_job {
-    float *y;
-    const float *x, *gate;
-    size_t count, cols;
+struct swiglu_job {
+    float *out;
+    const float *gate, *up;
+    size_t count;
 };
 
-static void add_range(void *arg, int thread_idx, int num_threads) {
-    const struct element_job *job = arg;
-    size_t begin, end;
-    qep_team_split(job->count, 16, thread_idx, num_threads, &begin, &end);
-    for (size_t i = begin; i < end; i++)
-        job->y[i] += job->x[i];
-}
-
-enum qep_status CPU(add)(struct qep_backend *be, float *y, const float *x, size_t count) {
-    struct element_job job = {y, x, NULL, count, 1};
-    cpu_run(be, count / 4, add_range, &job);
-    return QEP_OK;
-}
-
-static void gated_add_rows(void *arg, int thread_idx, int num_threads) {
-    const struct element_job *job = arg;
-    size_t begin, end, cols = job->cols;
-    qep_team_split(job->count, 1, thread_idx, num_threads, &begin, &end);
-    for (size_t i = begin; i < end; i++) {
-        float g = qep_sigmoidf(job->gate[i]);
-        for (size_t c = 0; c < cols; c++)
-            job->y[i * cols + c] += g * job->x[i * cols + c];
-    }
-}
-
-enum qep_status CPU(gated_add)(struct qep_backend *be, float *y, const float *x, const float *gate,
-                               int32_t n, int32_t cols) {
-    struct element_job job = {y, x, gate, (size_t)n, (size_t)cols};
-    cpu_run(be, (size_t)n * (size_t)cols / 4, gated_add_rows, &job);
-    return QEP_OK;
-}
-
 static void swiglu_range(void *arg, int thread_idx, int num_threads) {
-    const struct element_job *job = arg;
+    const struct swiglu_job *job = arg;
     size_t begin, end;
     qep_team_split(job->count, 16, thread_idx, num_threads, &begin, &end);
     for (size_t i = begin; i < end; i++)
-        job->y[i] = qep_siluf(job->gate[i]) * job->x[i];
+        job->out[i] = qep_siluf(job->gate[i]) * job->up[i];
 }
 
 enum qep_status CPU(swiglu)(struct qep_backend *be, struct qep_rows_out out, const float *gate,
                             const float *up, int32_t n, int32_t cols) {
-    struct element_job job = {out.f32, up, gate, (size_t)n * (size_t)cols, 1};
+    struct swiglu_job job = {out.f32, gate, up, (size_t)n * (size_t)cols};
     cpu_run(be, job.count, swiglu_range, &job);
     return CPU(finish_rows)(be, &out, n, cols);
 }

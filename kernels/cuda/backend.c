@@ -42,8 +42,6 @@ static const struct qep_backend_ops cuda_ops = {
     .rms_norm = cuda_rms_norm,
     .act_convert = cuda_act_convert,
     .matmul = cuda_matmul,
-    .add = cuda_add,
-    .gated_add = cuda_gated_add,
     .swiglu = cuda_swiglu,
     .attention_kv = cuda_attention_kv,
     .attention = cuda_attention,
@@ -172,17 +170,19 @@ static enum qep_status open_device(struct cuda_backend *be, int device, int loca
 
 /* A first op, so that a build without code for this GPU is found before weights are read. */
 static enum qep_status try_kernel(struct cuda_backend *be) {
-    float one = 1.0f, got = 0.0f;
+    float one = 1.0f;
+    uint16_t got[8] = {0};
     void *dev = NULL;
-    QEP_TRY(cuda_alloc(&be->base, 2 * sizeof one, "probe", &dev));
+    QEP_TRY(cuda_alloc(&be->base, 2 * sizeof got, "probe", &dev));
     enum qep_status st = cuda_upload(&be->base, dev, &one, sizeof one);
     if (st == QEP_OK)
-        st = cuda_add(&be->base, dev, dev, 1);
+        st = cuda_act_convert(&be->base, (char *)dev + sizeof got, sizeof got, QEP_ACT_BF16, dev, 1,
+                              1);
     if (st == QEP_OK)
-        st = cuda_download(&be->base, &got, dev, sizeof got);
-    if (st == QEP_OK && got != 2.0f)
-        st =
-            qep_fail(QEP_ERR_UNAVAILABLE, "cuda: a first kernel gave %g instead of 2", (double)got);
+        st = cuda_download(&be->base, got, (char *)dev + sizeof got, sizeof got);
+    if (st == QEP_OK && got[0] != qep_f32_to_bf16(one))
+        st = qep_fail(QEP_ERR_UNAVAILABLE, "cuda: a first kernel gave %g instead of 1",
+                      (double)qep_bf16_to_f32(got[0]));
     cuda_free(&be->base, dev);
     return st;
 }

@@ -86,8 +86,8 @@ enum qep_status cuda_weight_create(struct qep_backend *be, const struct qep_host
 void cuda_weight_destroy(struct qep_backend *be, struct qep_weight *weight);
 bool cuda_supports(const struct qep_backend *be, enum qep_weight_type weight,
                    enum qep_act_type act);
-enum qep_status cuda_matmul(struct qep_backend *be, float *out, const void *act, size_t row_stride,
-                            enum qep_act_type type, const struct qep_weight *weight, int32_t n,
+enum qep_status cuda_matmul(struct qep_backend *be, const struct qep_product *products, int32_t num,
+                            const void *act, size_t row_stride, enum qep_act_type type, int32_t n,
                             int32_t decode);
 enum qep_status cuda_embed(struct qep_backend *be, float *out, const struct qep_weight *weight,
                            const int32_t *ids, int32_t n);
@@ -105,9 +105,6 @@ enum qep_status cuda_rms_norm(struct qep_backend *be, struct qep_rows_out out, c
                               const float *w, int32_t n, int32_t cols, float eps);
 enum qep_status cuda_act_convert(struct qep_backend *be, void *out, size_t row_stride,
                                  enum qep_act_type type, const float *x, int32_t n, int32_t cols);
-enum qep_status cuda_add(struct qep_backend *be, float *y, const float *x, size_t count);
-enum qep_status cuda_gated_add(struct qep_backend *be, float *y, const float *x, const float *gate,
-                               int32_t n, int32_t cols);
 enum qep_status cuda_swiglu(struct qep_backend *be, struct qep_rows_out out, const float *gate,
                             const float *up, int32_t n, int32_t cols);
 enum qep_status cuda_router_topk(struct qep_backend *be, int32_t *topk_idx, float *topk_weights,

@@ -46,20 +46,6 @@ enum qep_status cuda_act_convert(struct qep_backend *be, void *out, size_t row_s
     return cuda_check(error, "act_convert");
 }
 
-enum qep_status cuda_add(struct qep_backend *be, float *y, const float *x, size_t count) {
-    if (count == 0)
-        return QEP_OK;
-    return cuda_check(cuda_launch_add(cuda_backend_of(be)->stream, y, x, count), "add");
-}
-
-enum qep_status cuda_gated_add(struct qep_backend *be, float *y, const float *x, const float *gate,
-                               int32_t n, int32_t cols) {
-    if (n == 0)
-        return QEP_OK;
-    return cuda_check(cuda_launch_gated_add(cuda_backend_of(be)->stream, y, x, gate, n, cols),
-                      "gated_add");
-}
-
 enum qep_status cuda_swiglu(struct qep_backend *be, struct qep_rows_out out, const float *gate,
                             const float *up, int32_t n, int32_t cols) {
     if (n == 0)

@@ -1,4 +1,4 @@
-/* RMSNorm, activation rows, residual adds, SwiGLU. Rows whose length is a multiple of 4 move in 16
+/* RMSNorm, activation rows, SwiGLU. Rows whose length is a multiple of 4 move in 16
  * bytes; which way is taken follows from the shape. Rows are the grid's x, which has no limit that
  * matters. */
 #include "kernels/cuda/elementwise.h"
@@ -9,10 +9,6 @@
 namespace {
 
 enum { THREADS = 256 };
-
-__device__ __forceinline__ size_t global_thread() {
-    return static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-}
 
 /* Of the row blockIdx.x. */
 __device__ __forceinline__ int piece_of_row() {
@@ -115,31 +111,7 @@ __global__ void __launch_bounds__(THREADS)
         store4(out + row + groups * QEP_ACT_GROUP + 4 * group, __float_as_uint(scale));
 }
 
-/* ---- element-wise: a thread per four floats ---- */
-
-__global__ void __launch_bounds__(THREADS)
-    add_kernel(gptr<float> y, gptr<const float> x, size_t count) {
-    size_t i = 4 * global_thread();
-    if (i + 4 <= count) {
-        float4 a = as_floats(load16(y + i)), b = as_floats(load16(x + i));
-        store16(y + i, as_bits(make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w)));
-        return;
-    }
-    for (; i < count; i++) {
-        float a = y[i], b = x[i];
-        y[i] = a + b;
-    }
-}
-
-__global__ void __launch_bounds__(THREADS)
-    gated_add_kernel(gptr<float> y, gptr<const float> x, gptr<const float> gate, int cols) {
-    int c = piece_of_row();
-    if (c >= cols)
-        return;
-    size_t i = static_cast<size_t>(blockIdx.x) * static_cast<size_t>(cols) + c;
-    float factor = qep_sigmoidf(gate[blockIdx.x]), a = y[i], b = x[i];
-    y[i] = a + factor * b;
-}
+/* ---- element-wise ---- */
 
 __device__ __forceinline__ float swiglu_of(float gate, float up) {
     return qep_siluf(gate) * up;
@@ -193,16 +165,6 @@ extern "C" cudaError_t cuda_launch_act_int8(cudaStream_t stream, void *out, size
     int32_t groups = (cols + QEP_ACT_GROUP - 1) / QEP_ACT_GROUP;
     return launch(act_int8_kernel, row_grid((groups + 1) * WARP, n), dim3(THREADS), 0, stream,
                   static_cast<uint8_t *>(out), row_stride, x, cols);
-}
-
-extern "C" cudaError_t cuda_launch_add(cudaStream_t stream, float *y, const float *x,
-                                       size_t count) {
-    return launch(add_kernel, blocks_for((count + 3) / 4), dim3(THREADS), 0, stream, y, x, count);
-}
-
-extern "C" cudaError_t cuda_launch_gated_add(cudaStream_t stream, float *y, const float *x,
-                                             const float *gate, int32_t n, int32_t cols) {
-    return launch(gated_add_kernel, row_grid(cols, n), dim3(THREADS), 0, stream, y, x, gate, cols);
 }
 
 extern "C" cudaError_t cuda_launch_swiglu(cudaStream_t stream, const struct qep_rows_out *out,

@@ -18,9 +18,6 @@ cudaError_t cuda_launch_act_bf16(cudaStream_t stream, void *out, size_t row_stri
                                  int32_t n, int32_t cols);
 cudaError_t cuda_launch_act_int8(cudaStream_t stream, void *out, size_t row_stride, const float *x,
                                  int32_t n, int32_t cols);
-cudaError_t cuda_launch_add(cudaStream_t stream, float *y, const float *x, size_t count);
-cudaError_t cuda_launch_gated_add(cudaStream_t stream, float *y, const float *x, const float *gate,
-                                  int32_t n, int32_t cols);
 cudaError_t cuda_launch_swiglu(cudaStream_t stream, const struct qep_rows_out *out,
                                const float *gate, const float *up, int32_t n, int32_t cols);
 cudaError_t cuda_launch_router_topk(cudaStream_t stream, int32_t *topk_idx, float *topk_weights,

@@ -49,6 +49,7 @@ struct item_columns {
 
 /* silu(gate) * up as a BF16 activation row, zeros up to its end included. */
 struct hidden_store {
+    enum { ADDS = 0 };
     gptr<byte_t> hidden; /* at the first item */
     size_t stride;
     int num_units;
@@ -59,6 +60,7 @@ struct hidden_store {
 };
 
 struct weighted_store {
+    enum { ADDS = 0 };
     gptr<float> out;          /* at the first item */
     gptr<const float> weight; /* likewise */
     int rows, half;

@@ -14,7 +14,8 @@ template <int TYPE, int NT, int FEW> struct gemv_call {
     template <class Columns, class Store>
     __device__ __forceinline__ void operator()(gptr<const byte_t> data, gptr<const byte_t> scales,
                                                const Columns &columns, const Store &store) const {
-        gemv_tile<TYPE, NT, FEW>(m, data, scales, tile, columns, num_columns, room, store);
+        gemv_sums<TYPE, NT, FEW>(m, data, scales, tile, columns, num_columns, room);
+        gemv_store<NT>(m, tile, num_columns, room, store);
     }
 };
 
@@ -38,7 +39,8 @@ static __global__ void __launch_bounds__(32 * GEMV_MAX_WARPS)
 template <int TYPE, int NT, int FEW, bool DOWN>
 static cudaError_t launch_columns(cudaStream_t stream, const cuda_matrix &m,
                                   const struct cuda_expert_job *job) {
-    int slices = gemv_slices(m, USUAL_EXPERTS), tiles = gemv_tiles(slices, job->num_rows);
+    int slices = gemv_slices(m.num_blocks, static_cast<int64_t>(m.num_tiles) * USUAL_EXPERTS);
+    int tiles = gemv_tiles(slices, job->num_rows);
     dim3 grid((m.num_tiles + tiles - 1) / tiles, job->map.max_active);
     return launch(experts_decode_kernel<TYPE, NT, FEW, DOWN>, grid, dim3(32, slices, tiles),
                   gemv_shared<TYPE, NT, FEW>(slices, tiles), stream, m, work_of(job));
@@ -59,17 +61,9 @@ static cudaError_t launch_type(cudaStream_t stream, const cuda_matrix &m,
 template <bool DOWN>
 static cudaError_t launch_matrix(cudaStream_t stream, const cuda_matrix &m,
                                  const struct cuda_expert_job *job) {
-    switch (m.type) {
-    case QEP_WEIGHT_INT4:
-        return launch_type<QEP_WEIGHT_INT4, DOWN>(stream, m, job);
-    case QEP_WEIGHT_INT8:
-        return launch_type<QEP_WEIGHT_INT8, DOWN>(stream, m, job);
-    case QEP_WEIGHT_BF16:
-        return launch_type<QEP_WEIGHT_BF16, DOWN>(stream, m, job);
-    case QEP_WEIGHT_F32:
-        break;
-    }
-    return cudaErrorInvalidValue;
+    return dispatch_type(m.type, [&](auto type) {
+        return launch_type<decltype(type)::VALUE, DOWN>(stream, m, job);
+    });
 }
 
 extern "C" cudaError_t cuda_launch_experts_decode(cudaStream_t stream,

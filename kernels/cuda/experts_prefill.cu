@@ -51,17 +51,9 @@ static cudaError_t launch_type(cudaStream_t stream, const cuda_matrix &m,
 template <bool DOWN>
 static cudaError_t launch_matrix(cudaStream_t stream, const cuda_matrix &m,
                                  const struct cuda_expert_job *job) {
-    switch (m.type) {
-    case QEP_WEIGHT_INT4:
-        return launch_type<QEP_WEIGHT_INT4, DOWN>(stream, m, job);
-    case QEP_WEIGHT_INT8:
-        return launch_type<QEP_WEIGHT_INT8, DOWN>(stream, m, job);
-    case QEP_WEIGHT_BF16:
-        return launch_type<QEP_WEIGHT_BF16, DOWN>(stream, m, job);
-    case QEP_WEIGHT_F32:
-        break;
-    }
-    return cudaErrorInvalidValue;
+    return dispatch_type(m.type, [&](auto type) {
+        return launch_type<decltype(type)::VALUE, DOWN>(stream, m, job);
+    });
 }
 
 extern "C" cudaError_t cuda_launch_experts_prefill(cudaStream_t stream,

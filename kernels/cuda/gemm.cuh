@@ -112,8 +112,33 @@ static __device__ __forceinline__ void gemm_compute(const cuda_matrix &m, int bl
     }
 }
 
+/* What the warp's sums are added to. All is read before anything is written, so that loads do not
+ * wait for each other. */
+template <int NT, class Store>
+static __device__ __forceinline__ void gemm_add(const Store &store, int tile0, int col0,
+                                                int num_columns, float (&sums)[2][NT][4]) {
+    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    float factor[NT][2];
+#pragma unroll
+    for (int j = 0; j < NT; j++)
+#pragma unroll
+        for (int c = 0; c < 2; c++)
+            factor[j][c] = store.factor(min(col0 + 8 * j + 2 * t + c, num_columns - 1));
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int j = 0; j < NT; j++)
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+                int column = col0 + 8 * j + 2 * t + c % 2;
+                int row = store.row_of((tile0 + i) * CUDA_TILE_UNITS + g, c / 2);
+                if (column < num_columns)
+                    sums[i][j][c] = store.added(row, column, factor[j][c % 2], sums[i][j][c]);
+            }
+}
+
 /* Tiles tile0 .. tile0 + 8 of the matrix times `num_columns` <= COLS activation rows; columns(c)
- * and store(unit, column, first, second) as in gemv.cuh. */
+ * and store as in gemv.cuh. */
 template <int TYPE, int COLS, class Columns, class Store>
 static __device__ __forceinline__ void
 gemm_tile(const cuda_matrix &m, gptr<const byte_t> data, gptr<const byte_t> scales, int tile0,
@@ -156,6 +181,11 @@ gemm_tile(const cuda_matrix &m, gptr<const byte_t> data, gptr<const byte_t> scal
                                      y);
     }
     int lane = tid % 32, warp = tid / 32, g = lane / 4, t = lane % 4;
+    int col0 = warp / 4 * (COLS / 2);
+    float(&sums)[2][NT][4] = packed_type<TYPE>::SCALED ? y : acc;
+    if constexpr (Store::ADDS)
+        if (store.adds())
+            gemm_add<NT>(store, tile0 + warp % 4 * 2, col0, num_columns, sums);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         int tile = tile0 + warp % 4 * 2 + i;
@@ -165,11 +195,9 @@ gemm_tile(const cuda_matrix &m, gptr<const byte_t> data, gptr<const byte_t> scal
         for (int j = 0; j < NT; j++)
 #pragma unroll
             for (int c = 0; c < 2; c++) {
-                int column = warp / 4 * (COLS / 2) + 8 * j + 2 * t + c;
-                float first = packed_type<TYPE>::SCALED ? y[i][j][c] : acc[i][j][c];
-                float second = packed_type<TYPE>::SCALED ? y[i][j][c + 2] : acc[i][j][c + 2];
+                int column = col0 + 8 * j + 2 * t + c;
                 if (column < num_columns)
-                    store(tile * CUDA_TILE_UNITS + g, column, first, second);
+                    store(tile * CUDA_TILE_UNITS + g, column, sums[i][j][c], sums[i][j][c + 2]);
             }
     }
 }

@@ -1,7 +1,8 @@
 /* Few activation rows times packed tiles: a warp takes one tile and one slice of K, and the slices
  * are added in order. The bits follow from the matrix's shape and the number of slices, which
- * follows from the shape. Weights come through a ring of cp.async stages of the warp's own: loads
- * to registers would be moved to their uses by the compiler, and memory would idle. */
+ * follows from the shapes of the launch. Weights come through a ring of cp.async stages of the
+ * warp's own: loads to registers would be moved to their uses by the compiler, and memory would
+ * idle. */
 #ifndef QEP_KERNELS_CUDA_GEMV_CUH
 #define QEP_KERNELS_CUDA_GEMV_CUH
 
@@ -9,11 +10,10 @@
 
 enum { GEMV_MAX_WARPS = 16 };
 
-/* Slices of K: about 2048 warps for `copies` such matrices at once. */
-static inline int gemv_slices(const cuda_matrix &m, int copies) {
+/* Slices of K: about 2048 warps for `tiles` at once. */
+static inline int gemv_slices(int num_blocks, int64_t tiles) {
     int slices = 1;
-    while (slices < GEMV_MAX_WARPS && 2 * slices <= m.num_blocks &&
-           static_cast<int64_t>(slices) * m.num_tiles * copies < 2048)
+    while (slices < GEMV_MAX_WARPS && 2 * slices <= num_blocks && slices * tiles < 2048)
         slices *= 2;
     return slices;
 }
@@ -224,12 +224,12 @@ template <int TYPE, int NT, int FEW> static __device__ __forceinline__ gemv_room
 
 /* One tile times the columns [0, 8 NT) of `columns`, by the warps of one threadIdx.z; the block is
  * (32, slices, tiles), and all its threads come here, tile beyond the matrix or not. columns(c):
- * the activation row of column c < num_columns. store(unit, column, first, second): the sums of the
- * unit's rows in both halves, once for every unit < 8 num_tiles and present column. */
-template <int TYPE, int NT, int FEW, class Columns, class Store>
+ * the activation row of column c < num_columns. Leaves every slice's sums in room.partial, behind a
+ * barrier. */
+template <int TYPE, int NT, int FEW, class Columns>
 static __device__ __forceinline__ void
-gemv_tile(const cuda_matrix &m, gptr<const byte_t> data, gptr<const byte_t> scales, int tile,
-          const Columns &columns, int num_columns, const gemv_room &room, const Store &store) {
+gemv_sums(const cuda_matrix &m, gptr<const byte_t> data, gptr<const byte_t> scales, int tile,
+          const Columns &columns, int num_columns, const gemv_room &room) {
     int lane_idx = threadIdx.x, g = lane_idx / 4;
     int slice = threadIdx.y, slices = blockDim.y;
     enum { SUMS = NT * 128 };
@@ -264,20 +264,37 @@ gemv_tile(const cuda_matrix &m, gptr<const byte_t> data, gptr<const byte_t> scal
                 partial[slice * SUMS + (j * 4 + i) * 32 + lane_idx] = y[j][i];
     }
     __syncthreads();
-    if (tile < m.num_tiles) {
-        for (int p = slice * 32 + lane_idx; p < NT * 64; p += slices * 32) {
-            int from = p % 32, c = p / 32 % 2, j = p / 64;
-            int column = 8 * j + 2 * (from % 4) + c;
-            if (column >= num_columns)
-                continue;
-            int at = (j * 4 + c) * 32 + from;
-            float first = partial[at], second = partial[at + 64];
-            for (int s = 1; s < slices; s++) {
-                first = first + partial[s * SUMS + at];
-                second = second + partial[s * SUMS + at + 64];
-            }
-            store(tile * CUDA_TILE_UNITS + from / 4, column, first, second);
+}
+
+/* Adds up the slices. store(unit, column, first, second): the sums of the unit's rows in both
+ * halves, once for every unit < 8 num_tiles and present column; where Store::ADDS they first pass
+ * through store.added, see matmul_args.cuh. */
+template <int NT, class Store>
+static __device__ __forceinline__ void gemv_store(const cuda_matrix &m, int tile, int num_columns,
+                                                  const gemv_room &room, const Store &store) {
+    int thread = static_cast<int>(threadIdx.y * 32 + threadIdx.x), slices = blockDim.y;
+    enum { SUMS = NT * 128 };
+    sptr<const float> partial = room.partial + static_cast<int>(threadIdx.z) * slices * SUMS;
+    if (tile >= m.num_tiles)
+        return;
+    for (int p = thread; p < NT * 64; p += slices * 32) {
+        int from = p % 32, c = p / 32 % 2, j = p / 64;
+        int column = 8 * j + 2 * (from % 4) + c;
+        if (column >= num_columns)
+            continue;
+        int at = (j * 4 + c) * 32 + from;
+        float first = partial[at], second = partial[at + 64];
+        for (int s = 1; s < slices; s++) {
+            first = first + partial[s * SUMS + at];
+            second = second + partial[s * SUMS + at + 64];
         }
+        int unit = tile * CUDA_TILE_UNITS + from / 4;
+        if constexpr (Store::ADDS) {
+            float factor = store.factor(column);
+            first = store.added(store.row_of(unit, 0), column, factor, first);
+            second = store.added(store.row_of(unit, 1), column, factor, second);
+        }
+        store(unit, column, first, second);
     }
 }
 

@@ -1,4 +1,4 @@
-/* Which kernel a matmul takes. */
+/* Which kernels the products of a matmul take. */
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/matmul.h"
 
@@ -17,51 +17,78 @@ enum { SPLIT_ROWS = 2048 };
 
 /* Prefill on F32 activations and BF16 weights: three bf16 matmuls in one. */
 static enum qep_status matmul_split(struct cuda_backend *be, const struct cuda_matmul *job) {
-    size_t stride = qep_act_row_bytes(QEP_ACT_BF16, job->shape.cols),
-           rows = (size_t)job->shape.rows;
+    int32_t cols = job->products[0].weight->shape.cols, widest = 0;
+    for (int32_t p = 0; p < job->num; p++) {
+        int32_t rows = job->products[p].weight->shape.rows;
+        widest = rows > widest ? rows : widest;
+    }
+    size_t stride = qep_act_row_bytes(QEP_ACT_BF16, cols);
     size_t most = 3 * (size_t)(job->n < SPLIT_ROWS ? job->n : SPLIT_ROWS);
     void *parts = NULL;
-    QEP_TRY(cuda_reserve(be, CUDA_WS_MATMUL, most * (stride + rows * sizeof(float)), &parts));
+    QEP_TRY(
+        cuda_reserve(be, CUDA_WS_MATMUL, most * (stride + (size_t)widest * sizeof(float)), &parts));
     float *sums = (float *)(void *)((char *)parts + most * stride);
     for (int32_t first = 0; first < job->n; first += SPLIT_ROWS) {
         int32_t n = job->n - first < SPLIT_ROWS ? job->n - first : SPLIT_ROWS;
-        struct cuda_matmul part = *job;
         const char *act = (const char *)job->act + (size_t)first * job->row_stride;
-        part.act = parts;
-        part.row_stride = stride;
-        part.n = 3 * n;
-        part.out = sums;
         QEP_TRY(cuda_check(
-            cuda_launch_split(be->stream, act, job->row_stride, n, job->shape.cols, parts, stride),
-            "matmul"));
-        QEP_TRY(cuda_check(cuda_launch_matmul_prefill(be->stream, &part), "matmul"));
-        QEP_TRY(cuda_check(
-            cuda_launch_join(be->stream, sums, n, job->shape.rows, job->out + (size_t)first * rows),
-            "matmul"));
+            cuda_launch_split(be->stream, act, job->row_stride, n, cols, parts, stride), "matmul"));
+        for (int32_t p = 0; p < job->num; p++) {
+            struct qep_product three = {.weight = job->products[p].weight, .out = sums};
+            struct cuda_matmul part = {.products = &three,
+                                       .num = 1,
+                                       .act = parts,
+                                       .row_stride = stride,
+                                       .n = 3 * n,
+                                       .num_sms = job->num_sms};
+            QEP_TRY(cuda_check(cuda_launch_matmul_prefill(be->stream, &part), "matmul"));
+            QEP_TRY(cuda_check(cuda_launch_join(be->stream, sums, first, n, &job->products[p]),
+                               "matmul"));
+        }
     }
     return QEP_OK;
 }
 
-enum qep_status cuda_matmul(struct qep_backend *be, float *out, const void *act, size_t row_stride,
-                            enum qep_act_type type, const struct qep_weight *weight, int32_t n,
-                            int32_t decode) {
-    struct cuda_matmul job = {.shape = weight->shape,
-                              .data = weight->data,
-                              .scales = weight->scales,
-                              .act = act,
-                              .row_stride = row_stride,
-                              .n = n,
-                              .out = out,
-                              .num_sms = cuda_backend_of(be)->num_sms};
-    cudaStream_t stream = cuda_backend_of(be)->stream;
-    assert(cuda_supports(be, weight->shape.type, type) && row_stride % 16 == 0);
-    if (n == 0)
-        return QEP_OK;
-    if (!decode && type == QEP_ACT_F32 && weight->shape.type == QEP_WEIGHT_BF16)
-        return matmul_split(cuda_backend_of(be), &job);
-    if (type == QEP_ACT_F32 || weight->shape.type == QEP_WEIGHT_F32)
-        return cuda_check(cuda_launch_matmul_f32(stream, &job, type), "matmul");
-    return cuda_check(decode ? cuda_launch_matmul_decode(stream, &job)
-                             : cuda_launch_matmul_prefill(stream, &job),
+static enum qep_status run_job(struct cuda_backend *be, const struct cuda_matmul *job,
+                               enum qep_act_type act_type, bool decode) {
+    enum qep_weight_type type = job->products[0].weight->shape.type;
+    if (!decode && act_type == QEP_ACT_F32 && type == QEP_WEIGHT_BF16)
+        return matmul_split(be, job);
+    if (act_type == QEP_ACT_F32 || type == QEP_WEIGHT_F32)
+        return cuda_check(cuda_launch_matmul_f32(be->stream, job, act_type), "matmul");
+    return cuda_check(decode ? cuda_launch_matmul_decode(be->stream, job)
+                             : cuda_launch_matmul_prefill(be->stream, job),
                       "matmul");
+}
+
+static bool alike(const struct qep_product *a, const struct qep_product *b) {
+    const struct cuda_matrix *first = &a->weight->shape, *second = &b->weight->shape;
+    return first->type == second->type && first->group32 == second->group32;
+}
+
+/* Products that can share launches are a job, wherever in the list they are. */
+enum qep_status cuda_matmul(struct qep_backend *be, const struct qep_product *products, int32_t num,
+                            const void *act, size_t row_stride, enum qep_act_type type, int32_t n,
+                            int32_t decode) {
+    bool done[QEP_MAX_PRODUCTS] = {false};
+    assert(num >= 1 && num <= QEP_MAX_PRODUCTS && row_stride % 16 == 0);
+    for (int32_t first = 0; n > 0 && first < num; first++) {
+        struct qep_product same[QEP_MAX_PRODUCTS];
+        struct cuda_matmul job = {.products = same,
+                                  .act = act,
+                                  .row_stride = row_stride,
+                                  .n = n,
+                                  .num_sms = cuda_backend_of(be)->num_sms};
+        for (int32_t p = first; p < num; p++) {
+            assert(cuda_supports(be, products[p].weight->shape.type, type) &&
+                   products[p].weight->shape.cols == products[0].weight->shape.cols);
+            if (done[p] || !alike(&products[first], &products[p]))
+                continue;
+            done[p] = true;
+            same[job.num++] = products[p];
+        }
+        if (job.num > 0)
+            QEP_TRY(run_job(cuda_backend_of(be), &job, type, decode != 0));
+    }
+    return QEP_OK;
 }

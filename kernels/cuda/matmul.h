@@ -28,30 +28,33 @@ cudaError_t cuda_launch_embed(cudaStream_t stream, const struct cuda_matrix *m, 
 
 /* ---- matmul_decode.cu, matmul_prefill.cu, matmul_f32.cu ---- */
 
+/* Products whose weights have the same type and scale groups. */
 struct cuda_matmul {
-    struct cuda_matrix shape;
-    const void *data, *scales;
+    const struct qep_product *products; /* host */
+    int32_t num;
     const void *act;
     size_t row_stride; /* bytes, a multiple of 16 */
     int32_t n;
-    float *out; /* [n, rows] */
     int32_t num_sms;
 };
 
+/* One launch for all products. */
 cudaError_t cuda_launch_matmul_decode(cudaStream_t stream, const struct cuda_matmul *job);
-cudaError_t cuda_launch_matmul_prefill(cudaStream_t stream, const struct cuda_matmul *job);
-/* fp32 arithmetic: F32 activations, or F32 weights; one arithmetic for both phases. */
+/* The same in fp32 arithmetic, for F32 activations or F32 weights; one arithmetic for both phases.
+ */
 cudaError_t cuda_launch_matmul_f32(cudaStream_t stream, const struct cuda_matmul *job,
                                    enum qep_act_type act_type);
+/* A launch for each. */
+cudaError_t cuda_launch_matmul_prefill(cudaStream_t stream, const struct cuda_matmul *job);
 
 /* ---- matmul_split.cu ---- */
 
 /* F32 rows to three BF16 rows each, part_stride = qep_act_row_bytes(BF16, cols) apart; and the sums
- * of the three results [3 n, rows]. */
+ * of the three results [3 n, rows], to rows `first` .. first + n of the product. */
 cudaError_t cuda_launch_split(cudaStream_t stream, const void *act, size_t row_stride, int32_t n,
                               int32_t cols, void *parts, size_t part_stride);
-cudaError_t cuda_launch_join(cudaStream_t stream, const float *parts, int32_t n, int32_t rows,
-                             float *out);
+cudaError_t cuda_launch_join(cudaStream_t stream, const float *parts, int32_t first, int32_t n,
+                             const struct qep_product *product);
 
 #ifdef __cplusplus
 }

@@ -1,8 +1,10 @@
 /* fp32 matmul for what must not be rounded to bf16 on its way (router, gates, decay inputs): plain
- * fma, a warp per tile and slice of K. Each lane sums its columns in ascending order, then lanes,
- * then slices. Prefill takes it for F32 weights alone (else matmul_split.cu). */
+ * fma, a warp per tile and slice of K, all tiles of up to four matrices in one launch. Each lane
+ * sums its columns in ascending order, then lanes, then slices. Prefill takes it for F32 weights
+ * alone (else matmul_split.cu). */
 #include "kernels/cuda/gemv.cuh"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/matmul_args.cuh"
 
 /* Activation rows of a thread block: two through the ring, eight from L1. */
 template <int FEW> struct f32_cols {
@@ -125,13 +127,15 @@ static __device__ __forceinline__ void put_sums(const float (&acc)[2][COLS], spt
 
 template <int TYPE, int SIZE, int FEW>
 static __global__ void __launch_bounds__(32 * GEMV_MAX_WARPS)
-    matmul_f32_kernel(cuda_matrix m, gptr<const byte_t> data, gptr<const byte_t> act,
-                      size_t row_stride, int n, gptr<float> out) {
+    matmul_f32_kernel(product_group group, gptr<const byte_t> act, size_t row_stride, int n) {
     typedef gemv_ring<TYPE, FEW> ring;
     enum { COLS = f32_cols<FEW>::N, SUMS = 2 * COLS * CUDA_TILE_UNITS };
     int slice = threadIdx.y, slices = blockDim.y, lane = threadIdx.x;
     int tile = static_cast<int>(blockIdx.y * blockDim.z + threadIdx.z);
-    int first = static_cast<int>(blockIdx.x) * COLS;
+    int first = static_cast<int>(blockIdx.x) * COLS, p = part_of(group, tile);
+    cuda_matrix m = group.shape;
+    m.num_tiles = group.parts[p].num_tiles;
+    tile -= group.parts[p].first_tile;
     int warps = static_cast<int>(blockDim.z) * slices;
     shared_arena arena;
     sptr<byte_t> stages = arena.take<byte_t>(warps * ring::BYTES);
@@ -140,11 +144,12 @@ static __global__ void __launch_bounds__(32 * GEMV_MAX_WARPS)
     if (tile < m.num_tiles) {
         gemv_lane<COLS> from;
         float acc[2][COLS];
-        from.data = data + static_cast<size_t>(tile) * m.num_blocks * ring::WEIGHTS + lane * 16;
+        from.data = group.parts[p].data + static_cast<size_t>(tile) * m.num_blocks * ring::WEIGHTS +
+                    lane * 16;
         from.num_columns = min(n - first, static_cast<int>(COLS));
         from.chunks = (m.cols * SIZE + 15) / 16;
         int copied = min(FEW > 0 ? lane / (FEW > 0 ? ring::PIECES : 1) : 0, from.num_columns - 1);
-        gemv_extra<TYPE, FEW>(from, m, data,
+        gemv_extra<TYPE, FEW>(from, m, group.parts[p].data,
                               act + static_cast<size_t>(first + copied) * row_stride);
 #pragma unroll
         for (int c = 0; c < COLS; c++) {
@@ -166,25 +171,28 @@ static __global__ void __launch_bounds__(32 * GEMV_MAX_WARPS)
     for (int i = slice * 32 + lane; i < SUMS; i += slices * 32) {
         int unit = tile * CUDA_TILE_UNITS + i % CUDA_TILE_UNITS;
         int column = first + i / CUDA_TILE_UNITS % COLS;
-        int second = i / (CUDA_TILE_UNITS * COLS), row = unit + second * m.half;
+        int second = i / (CUDA_TILE_UNITS * COLS);
         float sum = partial[i];
         for (int s = 1; s < slices; s++)
             sum = sum + partial[s * SUMS + i];
-        if (column < n && unit < m.half && row < m.rows)
-            out[static_cast<size_t>(column) * m.rows + row] = sum;
+        const product_store &store = group.parts[p].store;
+        int row = store.row_of(unit, second);
+        if (column < n && row < store.rows)
+            store.put(row, column, store.factor(column), sum);
     }
 }
 
 template <int TYPE, int SIZE, int FEW>
 static cudaError_t launch_columns(cudaStream_t stream, const struct cuda_matmul *job) {
-    const cuda_matrix &m = job->shape;
     enum { COLS = f32_cols<FEW>::N, SUM_BYTES = 2 * COLS * CUDA_TILE_UNITS * sizeof(float) };
-    int slices = gemv_slices(m, 1), tiles = slices >= 4 ? 1 : 4 / slices;
-    dim3 grid((job->n + COLS - 1) / COLS, (m.num_tiles + tiles - 1) / tiles);
+    product_group group;
+    int all = group_of_products(job, &group);
+    int slices = gemv_slices(group.shape.num_blocks, split_tiles(job));
+    int tiles = slices >= 4 ? 1 : 4 / slices;
+    dim3 grid((job->n + COLS - 1) / COLS, (all + tiles - 1) / tiles);
     return launch(matmul_f32_kernel<TYPE, SIZE, FEW>, grid, dim3(32, slices, tiles),
                   static_cast<size_t>(slices) * tiles * (gemv_ring<TYPE, FEW>::BYTES + SUM_BYTES),
-                  stream, m, static_cast<const byte_t *>(job->data),
-                  static_cast<const byte_t *>(job->act), job->row_stride, job->n, job->out);
+                  stream, group, static_cast<const byte_t *>(job->act), job->row_stride, job->n);
 }
 
 template <int TYPE, int SIZE>
@@ -196,9 +204,9 @@ static cudaError_t launch_types(cudaStream_t stream, const struct cuda_matmul *j
 extern "C" cudaError_t cuda_launch_matmul_f32(cudaStream_t stream, const struct cuda_matmul *job,
                                               enum qep_act_type act_type) {
     bool f32_act = act_type == QEP_ACT_F32;
-    if (job->shape.type == QEP_WEIGHT_BF16)
+    if (job->products[0].weight->shape.type == QEP_WEIGHT_BF16)
         return f32_act ? launch_types<QEP_WEIGHT_BF16, 4>(stream, job) : cudaErrorInvalidValue;
-    if (job->shape.type == QEP_WEIGHT_F32)
+    if (job->products[0].weight->shape.type == QEP_WEIGHT_F32)
         return f32_act ? launch_types<QEP_WEIGHT_F32, 4>(stream, job)
                        : launch_types<QEP_WEIGHT_F32, 2>(stream, job);
     return cudaErrorInvalidValue;

@@ -2,7 +2,7 @@
  * bf16 products are exact in fp32. Rows 3 i .. 3 i + 2 are the high, middle and low parts of row
  * i; the three results are added from the smallest on. */
 #include "kernels/cuda/matmul.h"
-#include "kernels/cuda/packed.cuh"
+#include "kernels/cuda/matmul_args.cuh"
 
 enum { SPLIT_THREADS = 256 };
 
@@ -33,17 +33,19 @@ extern "C" cudaError_t cuda_launch_split(cudaStream_t stream, const void *act, s
                   part_stride);
 }
 
-static __global__ void join_kernel(gptr<const float> parts, int rows, gptr<float> out) {
+static __global__ void join_kernel(gptr<const float> parts, int first, product_store store) {
+    int column = first + static_cast<int>(blockIdx.x), rows = store.rows;
     size_t from = static_cast<size_t>(blockIdx.x) * 3 * rows;
-    size_t to = static_cast<size_t>(blockIdx.x) * rows;
+    float factor = store.factor(column);
     for (int r = threadIdx.x; r < rows; r += SPLIT_THREADS) {
         float high = parts[from + r], middle = parts[from + rows + r];
         float low = parts[from + 2 * static_cast<size_t>(rows) + r];
-        out[to + r] = (low + middle) + high;
+        store.put(r, column, factor, (low + middle) + high);
     }
 }
 
-extern "C" cudaError_t cuda_launch_join(cudaStream_t stream, const float *parts, int32_t n,
-                                        int32_t rows, float *out) {
-    return launch(join_kernel, dim3(n), dim3(SPLIT_THREADS), 0, stream, parts, rows, out);
+extern "C" cudaError_t cuda_launch_join(cudaStream_t stream, const float *parts, int32_t first,
+                                        int32_t n, const struct qep_product *product) {
+    return launch(join_kernel, dim3(n), dim3(SPLIT_THREADS), 0, stream, parts, first,
+                  store_of(product));
 }

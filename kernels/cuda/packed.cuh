@@ -21,6 +21,24 @@ template <> struct packed_type<QEP_WEIGHT_F32> {
     enum { LOADS = 8, SCALED = 0 };
 };
 
+/* f(weight_tag<TYPE>()) for the type of packed weights that mma multiplies. */
+template <int TYPE> struct weight_tag {
+    enum { VALUE = TYPE };
+};
+template <class F> static inline cudaError_t dispatch_type(enum qep_weight_type type, const F &f) {
+    switch (type) {
+    case QEP_WEIGHT_INT4:
+        return f(weight_tag<QEP_WEIGHT_INT4>());
+    case QEP_WEIGHT_INT8:
+        return f(weight_tag<QEP_WEIGHT_INT8>());
+    case QEP_WEIGHT_BF16:
+        return f(weight_tag<QEP_WEIGHT_BF16>());
+    case QEP_WEIGHT_F32:
+        break;
+    }
+    return cudaErrorInvalidValue;
+}
+
 /* Element i of the vector; i is a constant wherever this is used. */
 static __device__ __forceinline__ uint32_t word_of(const uint4 &v, int i) {
     return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;

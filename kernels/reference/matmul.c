@@ -3,6 +3,7 @@
 #include "kernels/reference/reference.h"
 
 #include "base/mem.h"
+#include "kernels/mathfn.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -122,19 +123,37 @@ enum qep_status ref_embed(struct qep_backend *be, float *out, const struct qep_w
     return QEP_OK;
 }
 
-enum qep_status ref_matmul(struct qep_backend *be, float *out, const void *act, size_t row_stride,
-                           enum qep_act_type type, const struct qep_weight *weight, int32_t n,
+static void put(const struct qep_product *p, int32_t i, int32_t r, float sum) {
+    float *out = p->out + (size_t)i * (size_t)p->weight->rows + (size_t)r;
+    switch (p->epilogue) {
+    case QEP_EPILOGUE_STORE:
+        *out = sum;
+        break;
+    case QEP_EPILOGUE_ADD:
+        *out += sum;
+        break;
+    case QEP_EPILOGUE_GATED_ADD:
+        *out += qep_sigmoidf(p->gate[i]) * sum;
+        break;
+    }
+}
+
+enum qep_status ref_matmul(struct qep_backend *be, const struct qep_product *products, int32_t num,
+                           const void *act, size_t row_stride, enum qep_act_type type, int32_t n,
                            int32_t decode) {
     (void)decode;
-    float *row = NULL;
     assert(type == QEP_ACT_F32);
     (void)type;
-    QEP_TRY(ref_scratch(be, (size_t)weight->cols, &row));
-    for (int32_t r = 0; r < weight->rows; r++) {
-        ref_weight_row(weight, r, row);
-        for (int32_t i = 0; i < n; i++) {
-            const void *x = (const char *)act + (size_t)i * row_stride;
-            out[(size_t)i * (size_t)weight->rows + (size_t)r] = ref_dot(x, row, weight->cols);
+    for (int32_t p = 0; p < num; p++) {
+        const struct qep_weight *weight = products[p].weight;
+        float *row = NULL;
+        QEP_TRY(ref_scratch(be, (size_t)weight->cols, &row));
+        for (int32_t r = 0; r < weight->rows; r++) {
+            ref_weight_row(weight, r, row);
+            for (int32_t i = 0; i < n; i++) {
+                const void *x = (const char *)act + (size_t)i * row_stride;
+                put(&products[p], i, r, ref_dot(x, row, weight->cols));
+            }
         }
     }
     return QEP_OK;

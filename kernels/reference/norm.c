@@ -1,4 +1,4 @@
-/* Row-wise and element-wise ops: RMSNorm, activation rows, residual adds, SwiGLU. */
+/* Row-wise and element-wise ops: RMSNorm, activation rows, SwiGLU. */
 #include "kernels/reference/reference.h"
 
 #include "kernels/mathfn.h"
@@ -64,25 +64,6 @@ enum qep_status ref_finish_rows(struct qep_backend *be, const struct qep_rows_ou
     if (out->act == NULL)
         return QEP_OK;
     return ref_act_convert(be, out->act, out->act_stride, out->act_type, out->f32, n, cols);
-}
-
-enum qep_status ref_add(struct qep_backend *be, float *y, const float *x, size_t count) {
-    (void)be;
-    for (size_t i = 0; i < count; i++)
-        y[i] += x[i];
-    return QEP_OK;
-}
-
-enum qep_status ref_gated_add(struct qep_backend *be, float *y, const float *x, const float *gate,
-                              int32_t n, int32_t cols) {
-    (void)be;
-    for (int32_t i = 0; i < n; i++) {
-        size_t row = (size_t)i * (size_t)cols;
-        float g = qep_sigmoidf(gate[i]);
-        for (int32_t c = 0; c < cols; c++)
-            y[row + (size_t)c] += g * x[row + (size_t)c];
-    }
-    return QEP_OK;
 }
 
 enum qep_status ref_swiglu(struct qep_backend *be, struct qep_rows_out out, const float *gate,

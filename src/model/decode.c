@@ -72,9 +72,10 @@ static enum qep_status draw_tokens(struct qep_model *m, int side) {
     int32_t first_id = m->placement->vocab_rows[m->comm->rank].begin, n = d->num_rows;
     const void *rows;
     QEP_TRY(share_rows(m, &rows, row_bytes));
+    const struct qep_product product = {
+        .weight = head->weight, .out = d->side[side].logits, .whole_rows = m->config->vocab_size};
     if (head->rows > 0)
-        QEP_TRY(OPS->matmul(m->be, d->side[side].logits, rows, row_bytes, head->act, head->weight,
-                            n, 1));
+        QEP_TRY(OPS->matmul(m->be, &product, 1, rows, row_bytes, head->act, n, 1));
     QEP_TRY(DEV->sample_candidates(m->be, d->mine, d->side[side].logits, n, head->rows, first_id,
                                    m->config->vocab_size, d->num_ids,
                                    d->has_allowed ? d->allowed : NULL, d->seen, d->draws));

@@ -53,13 +53,12 @@ enum qep_status model_deltanet(struct qep_model *m, int32_t layer, float *hidden
     unsigned wants = model_wants(&w->in_proj_qkv) | model_wants(&w->in_proj_z) |
                      model_wants(&w->in_proj_a) | model_wants(&w->in_proj_b);
     struct projected p;
-    float *out;
+    const struct model_product in[] = {{&w->in_proj_qkv, SCRATCH_QKV, &p.qkv},
+                                       {&w->in_proj_z, SCRATCH_Z, &p.z},
+                                       {&w->in_proj_a, SCRATCH_A, &p.a},
+                                       {&w->in_proj_b, SCRATCH_B, &p.b}};
     QEP_TRY(model_norm(m, hidden, w->input_layernorm, wants, n)); /* [n, H] */
-    QEP_TRY(model_linear(m, &w->in_proj_qkv, n, SCRATCH_QKV, &p.qkv));
-    QEP_TRY(model_linear(m, &w->in_proj_z, n, SCRATCH_Z, &p.z));
-    QEP_TRY(model_linear(m, &w->in_proj_a, n, SCRATCH_A, &p.a));
-    QEP_TRY(model_linear(m, &w->in_proj_b, n, SCRATCH_B, &p.b));
+    QEP_TRY(model_products(m, in, 4, n));
     QEP_TRY(one_op ? mix_step(m, layer, &p) : mix(m, layer, &p));
-    QEP_TRY(model_linear(m, &w->out_proj, n, SCRATCH_OUT, &out)); /* [n, H] */
-    return OPS->add(m->be, hidden, out, (size_t)n * (size_t)m->config->hidden_size);
+    return model_add_product(m, &w->out_proj, NULL, n, hidden);
 }

@@ -5,18 +5,17 @@
 
 static enum qep_status mlp(struct qep_model *m, int32_t layer, float *hidden, int32_t n) {
     const struct qep_layer_weights *w = &m->weights->layers[layer];
-    int32_t cols = m->config->hidden_size;
     unsigned wants = model_wants(&w->gate_proj) | model_wants(&w->up_proj);
-    float *gate, *up, *out;
+    float *gate, *up;
     struct qep_rows_out inner;
     QEP_TRY(model_norm(m, hidden, w->post_attention_layernorm, wants, n));
-    QEP_TRY(model_linear(m, &w->gate_proj, n, SCRATCH_GATE, &gate)); /* [n, I] */
-    QEP_TRY(model_linear(m, &w->up_proj, n, SCRATCH_UP, &up));
+    const struct model_product in[] = {{&w->gate_proj, SCRATCH_GATE, &gate}, /* [n, I] */
+                                       {&w->up_proj, SCRATCH_UP, &up}};
+    QEP_TRY(model_products(m, in, 2, n));
     QEP_TRY(model_open_input(m, SCRATCH_GATE, model_wants(&w->down_proj), false, n,
                              w->gate_proj.rows, &inner)); /* [n, I] */
     QEP_TRY(OPS->swiglu(m->be, inner, gate, up, n, w->gate_proj.rows));
-    QEP_TRY(model_linear(m, &w->down_proj, n, SCRATCH_OUT, &out)); /* [n, H] */
-    return OPS->add(m->be, hidden, out, (size_t)n * (size_t)cols);
+    return model_add_product(m, &w->down_proj, NULL, n, hidden);
 }
 
 /* The rows to owner(layer + 1), from device to device. */

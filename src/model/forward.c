@@ -105,15 +105,43 @@ enum qep_status model_act(struct qep_model *m, enum qep_act_type type, int32_t n
     return QEP_OK;
 }
 
-enum qep_status model_linear(struct qep_model *m, const struct qep_linear *lin, int32_t n,
-                             enum scratch_id id, float **out) {
+static enum qep_status run_products(struct qep_model *m, const struct qep_product *products,
+                                    int32_t num, enum qep_act_type type, int32_t cols, int32_t n) {
     const void *act;
-    void *dev;
-    QEP_TRY(model_act(m, lin->act, n, lin->cols, &act));
-    QEP_TRY(model_scratch(m, id, (size_t)n * (size_t)lin->rows, 4, &dev));
-    *out = dev;
-    return OPS->matmul(m->be, *out, act, qep_act_row_bytes(lin->act, lin->cols), lin->act,
-                       lin->weight, n, m->phase.rows.decode);
+    if (num == 0)
+        return QEP_OK;
+    QEP_TRY(model_act(m, type, n, cols, &act));
+    return OPS->matmul(m->be, products, num, act, qep_act_row_bytes(type, cols), type, n,
+                       m->phase.rows.decode);
+}
+
+enum qep_status model_products(struct qep_model *m, const struct model_product *list, int32_t num,
+                               int32_t n) {
+    for (int type = QEP_ACT_F32; type <= QEP_ACT_INT8; type++) {
+        struct qep_product products[QEP_MAX_PRODUCTS];
+        int32_t count = 0;
+        for (int32_t i = 0; i < num; i++) {
+            const struct qep_linear *lin = list[i].lin;
+            void *out;
+            if (lin->act != (enum qep_act_type)type)
+                continue;
+            QEP_TRY(model_scratch(m, list[i].id, (size_t)n * (size_t)lin->rows, 4, &out));
+            *list[i].out = out;
+            products[count++] = (struct qep_product){.weight = lin->weight, .out = out};
+        }
+        QEP_TRY(run_products(m, products, count, (enum qep_act_type)type, list[0].lin->cols, n));
+    }
+    return QEP_OK;
+}
+
+enum qep_status model_add_product(struct qep_model *m, const struct qep_linear *lin,
+                                  const float *gate, int32_t n, float *out) {
+    const struct qep_product product = {.weight = lin->weight,
+                                        .out = out,
+                                        .epilogue = gate == NULL ? QEP_EPILOGUE_ADD
+                                                                 : QEP_EPILOGUE_GATED_ADD,
+                                        .gate = gate};
+    return run_products(m, &product, 1, lin->act, lin->cols, n);
 }
 
 enum qep_status qep_model_create(struct qep_comm *comm, struct qep_backend *be,

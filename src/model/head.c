@@ -93,7 +93,9 @@ static enum qep_status local_logits(struct qep_model *m, int32_t n, size_t row_b
     QEP_TRY(model_scratch(m, SCRATCH_HEAD, (size_t)SLICE_ROWS * row_bytes, 1, &act));
     QEP_TRY(model_scratch(m, SCRATCH_LOGITS, bytes, 1, &logits));
     QEP_TRY(OPS->upload(m->be, act, rows, (size_t)n * row_bytes));
-    QEP_TRY(OPS->matmul(m->be, logits, act, row_bytes, head->act, head->weight, n, 1));
+    const struct qep_product product = {
+        .weight = head->weight, .out = logits, .whole_rows = m->config->vocab_size};
+    QEP_TRY(OPS->matmul(m->be, &product, 1, act, row_bytes, head->act, n, 1));
     return OPS->download(m->be, *out, logits, bytes);
 }
 

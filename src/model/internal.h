@@ -14,7 +14,6 @@ enum scratch_id {
     SCRATCH_HIDDEN,
     SCRATCH_NEXT,
     SCRATCH_NORMED,
-    SCRATCH_OUT,
     SCRATCH_ACT_F32,
     SCRATCH_ACT_BF16,
     SCRATCH_ACT_INT8,
@@ -153,17 +152,35 @@ enum qep_status model_norm(struct qep_model *m, const float *x, const float *w, 
 enum qep_status model_act(struct qep_model *m, enum qep_act_type type, int32_t n, int32_t cols,
                           const void **act);
 
-/* out[n, lin->rows] = current input [n, lin->cols] x lin^T; out is scratch `id`. */
-enum qep_status model_linear(struct qep_model *m, const struct qep_linear *lin, int32_t n,
-                             enum scratch_id id, float **out);
+/* A product of the current input: *out [n, lin->rows] lies in scratch `id`. */
+struct model_product {
+    const struct qep_linear *lin;
+    enum scratch_id id;
+    float **out;
+};
+
+/* Products of the current input [n, cols], num <= QEP_MAX_PRODUCTS; those on the same activations
+ * in one call of the backend. */
+enum qep_status model_products(struct qep_model *m, const struct model_product *list, int32_t num,
+                               int32_t n);
+/* out[n, lin->rows] += current input x lin^T, row i times sigmoid(gate[i]) unless gate is NULL. */
+enum qep_status model_add_product(struct qep_model *m, const struct qep_linear *lin,
+                                  const float *gate, int32_t n, float *out);
 
 /* Mixers: hidden [n, hidden_size] += mixer(norm(hidden)), n = phase->local.num_rows > 0. */
 enum qep_status model_attention(struct qep_model *m, int32_t layer, float *hidden);
 enum qep_status model_deltanet(struct qep_model *m, int32_t layer, float *hidden);
 
-/* hidden += sigmoid(shared_expert_gate x) * shared_expert(x), x the current input, which stays. */
+/* What owner(layer) of a MoE layer multiplies its normed rows with: router logits [n, E]; of the
+ * shared expert, if there is one, its gate [n, 1], gate_proj and up_proj [n, I]. */
+struct moe_products {
+    float *logits, *shared_gate, *gate, *up;
+};
+enum qep_status model_moe_products(struct qep_model *m, const struct qep_layer_weights *w,
+                                   int32_t n, struct moe_products *out);
+/* hidden += sigmoid(shared_gate) * down_proj(silu(gate) * up); the current input stays. */
 enum qep_status model_shared_expert(struct qep_model *m, const struct qep_layer_weights *w,
-                                    float *hidden, int32_t n);
+                                    const struct moe_products *p, float *hidden, int32_t n);
 
 /* What the products on a MoE layer's normed rows want. */
 static inline unsigned model_moe_wants(const struct qep_layer_weights *w) {

@@ -16,33 +16,35 @@ struct routed {
     size_t row_bytes;
 };
 
-enum qep_status model_shared_expert(struct qep_model *m, const struct qep_layer_weights *w,
-                                    float *hidden, int32_t n) {
-    float *expert_gate, *gate, *up, *out;
-    struct model_input outer;
-    struct qep_rows_out inner;
-    QEP_TRY(
-        model_linear(m, &w->shared_expert_gate, n, SCRATCH_SHARED_GATE, &expert_gate)); /* [n, 1] */
-    QEP_TRY(model_linear(m, &w->shared_gate_proj, n, SCRATCH_GATE, &gate));             /* [n, I] */
-    QEP_TRY(model_linear(m, &w->shared_up_proj, n, SCRATCH_UP, &up));
-    outer = m->input;
-    QEP_TRY(model_open_input(m, SCRATCH_GATE, model_wants(&w->shared_down_proj), true, n,
-                             w->shared_gate_proj.rows, &inner));
-    QEP_TRY(OPS->swiglu(m->be, inner, gate, up, n, w->shared_gate_proj.rows));
-    QEP_TRY(model_linear(m, &w->shared_down_proj, n, SCRATCH_OUT, &out)); /* [n, H] */
-    m->input = outer;
-    return OPS->gated_add(m->be, hidden, out, expert_gate, n, m->config->hidden_size);
+enum qep_status model_moe_products(struct qep_model *m, const struct qep_layer_weights *w,
+                                   int32_t n, struct moe_products *out) {
+    const struct model_product list[] = {
+        {&w->gate, SCRATCH_ROUTER, &out->logits},
+        {&w->shared_expert_gate, SCRATCH_SHARED_GATE, &out->shared_gate},
+        {&w->shared_gate_proj, SCRATCH_GATE, &out->gate},
+        {&w->shared_up_proj, SCRATCH_UP, &out->up}};
+    return model_products(m, list, m->config->shared_expert_intermediate_size > 0 ? 4 : 1, n);
 }
 
-static enum qep_status route(struct qep_model *m, const struct qep_layer_weights *w, int32_t n,
+enum qep_status model_shared_expert(struct qep_model *m, const struct qep_layer_weights *w,
+                                    const struct moe_products *p, float *hidden, int32_t n) {
+    struct model_input outer = m->input;
+    struct qep_rows_out inner;
+    QEP_TRY(model_open_input(m, SCRATCH_GATE, model_wants(&w->shared_down_proj), true, n,
+                             w->shared_gate_proj.rows, &inner)); /* [n, I] */
+    QEP_TRY(OPS->swiglu(m->be, inner, p->gate, p->up, n, w->shared_gate_proj.rows));
+    QEP_TRY(model_add_product(m, &w->shared_down_proj, p->shared_gate, n, hidden));
+    m->input = outer;
+    return QEP_OK;
+}
+
+static enum qep_status route(struct qep_model *m, const float *logits, int32_t n,
                              struct routed *r) {
     int32_t k = m->config->num_experts_per_tok;
     size_t pairs = (size_t)n * (size_t)k;
-    float *logits;
     void *idx, *weights;
     QEP_TRY(model_scratch(m, SCRATCH_TOPK_IDX, pairs, 4, &idx));
     QEP_TRY(model_scratch(m, SCRATCH_TOPK_WEIGHTS, pairs, 4, &weights));
-    QEP_TRY(model_linear(m, &w->gate, n, SCRATCH_ROUTER, &logits)); /* [n, E] */
     QEP_TRY(OPS->router_topk(m->be, idx, weights, logits, n, m->config->num_experts, k, NULL));
     QEP_TRY(OPS->download(m->be, r->topk_idx, idx, pairs * 4));
     return OPS->download(m->be, r->topk_weights, weights, pairs * 4);
@@ -68,16 +70,18 @@ static enum qep_status prepare(struct qep_model *m, int32_t layer, struct routed
     const struct qep_layer_weights *w = &m->weights->layers[layer];
     int32_t n = m->phase.local.num_rows, cols = m->config->hidden_size;
     float *hidden = m->scratch[SCRATCH_HIDDEN].data;
+    struct moe_products products;
     const void *act;
     QEP_TRY(reserve_routed(m, n, w->expert_act, r));
     if (n == 0)
         return QEP_OK;
     QEP_TRY(model_norm(m, hidden, w->post_attention_layernorm, model_moe_wants(w), n));
-    QEP_TRY(route(m, w, n, r));
+    QEP_TRY(model_moe_products(m, w, n, &products));
+    QEP_TRY(route(m, products.logits, n, r));
     QEP_TRY(model_act(m, w->expert_act, n, cols, &act));
     QEP_TRY(OPS->download(m->be, r->act, act, (size_t)n * r->row_bytes));
     if (m->config->shared_expert_intermediate_size > 0)
-        QEP_TRY(model_shared_expert(m, w, hidden, n));
+        QEP_TRY(model_shared_expert(m, w, &products, hidden, n));
     return OPS->download(m->be, r->base, hidden, (size_t)n * (size_t)cols * 4);
 }
 

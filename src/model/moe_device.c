@@ -398,7 +398,8 @@ static enum qep_status prepare(struct qep_model *m, struct flow *f) {
     const struct qep_layer_weights *w = &m->weights->layers[f->layer];
     int32_t n = f->n, cols = m->config->hidden_size, k = m->config->num_experts_per_tok;
     size_t pairs = (size_t)n * (size_t)k;
-    float *hidden = m->scratch[SCRATCH_HIDDEN].data, *logits;
+    float *hidden = m->scratch[SCRATCH_HIDDEN].data;
+    struct moe_products products;
     void *idx, *weights;
     QEP_TRY(model_scratch(m, SCRATCH_TOPK_IDX, pairs, 4, &idx));
     QEP_TRY(model_scratch(m, SCRATCH_TOPK_WEIGHTS, pairs, 4, &weights));
@@ -406,12 +407,12 @@ static enum qep_status prepare(struct qep_model *m, struct flow *f) {
     if (n == 0)
         return QEP_OK;
     QEP_TRY(model_norm(m, hidden, w->post_attention_layernorm, model_moe_wants(w), n));
-    QEP_TRY(model_linear(m, &w->gate, n, SCRATCH_ROUTER, &logits)); /* [n, E] */
-    QEP_TRY(OPS->router_topk(m->be, idx, weights, logits, n, m->config->num_experts, k,
+    QEP_TRY(model_moe_products(m, w, n, &products));
+    QEP_TRY(OPS->router_topk(m->be, idx, weights, products.logits, n, m->config->num_experts, k,
                              m->phase.padded_rows > 0 ? m->phase.local.dev_spans : NULL));
     QEP_TRY(model_act(m, w->expert_act, n, cols, &f->act));
     if (m->config->shared_expert_intermediate_size > 0)
-        QEP_TRY(model_shared_expert(m, w, hidden, n));
+        QEP_TRY(model_shared_expert(m, w, &products, hidden, n));
     return QEP_OK;
 }
 

@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "base/team.h"
+#include "kernels/mathfn.h"
 
 #include <check.h>
 #include <math.h>
@@ -104,6 +105,53 @@ void free_weight(struct qep_host_weight *weight) {
 const char *weight_name(enum qep_weight_type type) {
     static const char *const names[] = {"f32", "bf16", "int8", "int4"};
     return names[type];
+}
+
+enum qep_status multiply(struct qep_backend *be, float *out, const void *act, size_t row_stride,
+                         enum qep_act_type type, const struct qep_weight *weight, int32_t n,
+                         int32_t decode) {
+    const struct qep_product product = {.weight = weight, .out = out};
+    return be->ops->matmul(be, &product, 1, act, row_stride, type, n, decode);
+}
+
+const struct group_shape group_shapes[NUM_GROUP_SHAPES] = {
+    {1, 64, {1}, {32}},
+    {2, 33, {1, 19}, {32, 32}},
+    {2, 160, {48, 48}, {64, 64}},
+    {3, 97, {130, 17, 1}, {32, 32, 32}},
+    {3, 300, {16, 33, 16}, {128, 32, 128}},
+    {4, 65, {7, 64, 1, 31}, {32, 64, 32, 32}},
+    {4, 520, {96, 32, 2, 3}, {32, 32, 32, 32}},
+};
+const int32_t group_rows[NUM_GROUP_ROWS] = {1, 2, 8, 9, 33};
+
+struct group make_group(struct rng *rng, const struct group_shape *shape,
+                        const enum qep_weight_type *types, int first, int32_t n) {
+    struct group g = {.shape = shape, .n = n, .gate = random_floats(rng, (size_t)n, 3.0f)};
+    for (int32_t i = 0; i < shape->num; i++) {
+        g.host[i] = random_weight(rng, types[i], shape->rows[i], shape->cols, shape->group[i]);
+        g.epilogue[i] = (enum qep_epilogue)((first + i) % 3);
+        g.before[i] = random_floats(rng, (size_t)n * (size_t)shape->rows[i], 2.0f);
+    }
+    return g;
+}
+
+void free_group(struct group *g) {
+    for (int32_t i = 0; i < g->shape->num; i++) {
+        free_weight(&g->host[i]);
+        free(g->before[i]);
+    }
+    free(g->gate);
+}
+
+void apply_epilogue(const struct group *g, int32_t i, float *sums) {
+    size_t rows = (size_t)g->shape->rows[i], count = (size_t)g->n * rows;
+    for (size_t k = 0; k < count && g->epilogue[i] != QEP_EPILOGUE_STORE; k++) {
+        float x = sums[k];
+        if (g->epilogue[i] == QEP_EPILOGUE_GATED_ADD)
+            x = qep_sigmoidf(g->gate[k / rows]) * x;
+        sums[k] = g->before[i][k] + x;
+    }
 }
 
 void decode_act_row(enum qep_act_type type, const void *row, int32_t cols, float *out) {

@@ -92,14 +92,13 @@ static float *reference_items(const struct layer *l, const struct items *items) 
     for (int32_t i = 0; i < items->count; i++) {
         int32_t e = items->expert[i];
         float *row = out + (size_t)i * hidden;
-        OK(ref->ops->matmul(ref, gate, l->plain + (size_t)items->row[i] * hidden, hidden * 4,
-                            QEP_ACT_F32, l->ref_weight[e], 1, 0));
+        OK(multiply(ref, gate, l->plain + (size_t)items->row[i] * hidden, hidden * 4, QEP_ACT_F32,
+                    l->ref_weight[e], 1, 0));
         OK(ref->ops->swiglu(ref, qep_f32_rows(gate), gate, gate + inner, 1, c->inner));
         OK(ref->ops->act_convert(ref, act, qep_act_row_bytes(QEP_ACT_BF16, c->inner), QEP_ACT_BF16,
                                  gate, 1, c->inner));
         decode_act_row(QEP_ACT_BF16, act, c->inner, gate);
-        OK(ref->ops->matmul(ref, row, gate, inner * 4, QEP_ACT_F32, l->ref_weight[e + NUM_EXPERTS],
-                            1, 0));
+        OK(multiply(ref, row, gate, inner * 4, QEP_ACT_F32, l->ref_weight[e + NUM_EXPERTS], 1, 0));
         for (size_t h = 0; h < hidden; h++)
             row[h] *= items->weight[i];
     }

@@ -1,6 +1,9 @@
 /* Packed weights, matmul in both phases and embedding of the cuda backend against the reference:
- * awkward shapes, every pair of types it takes, equal bits for any number and place of rows. */
+ * single products and calls of several, awkward shapes, every pair of types it takes, equal bits
+ * for any number and place of rows. */
 #include "cuda_support.h"
+
+#include "kernels/cuda/cuda_backend.h"
 
 #include <math.h>
 #include <string.h>
@@ -74,8 +77,8 @@ static float *run(const struct qep_weight *w, const char *dev_acts, const struct
                   enum qep_act_type type, int32_t first, int32_t n, int32_t rows, int32_t decode) {
     size_t bytes = (size_t)n * (size_t)rows * sizeof(float);
     float *out = device_room(cuda, bytes);
-    enum qep_status st = cuda->ops->matmul(cuda, out, dev_acts + (size_t)first * a->stride,
-                                           a->stride, type, w, n, decode);
+    enum qep_status st =
+        multiply(cuda, out, dev_acts + (size_t)first * a->stride, a->stride, type, w, n, decode);
     ck_assert_msg(st == QEP_OK, "%s", qep_last_error());
     float *host = to_host(cuda, out, bytes);
     cuda->ops->free(cuda, out);
@@ -104,9 +107,9 @@ static void check_matmul(struct rng *rng, const struct shape *s, enum qep_weight
     size_t outs = (size_t)s->n * (size_t)s->rows;
     float *want = must_alloc(outs * sizeof *want);
     char *dev_acts = to_device(cuda, a.rows, a.bytes);
-    ck_assert_int_eq(ref->ops->matmul(ref, want, a.plain, (size_t)s->cols * sizeof(float),
-                                      QEP_ACT_F32, rw, s->n, 0),
-                     QEP_OK);
+    ck_assert_int_eq(
+        multiply(ref, want, a.plain, (size_t)s->cols * sizeof(float), QEP_ACT_F32, rw, s->n, 0),
+        QEP_OK);
     for (int32_t decode = 0; decode < 2; decode++) {
         char what[128];
         snprintf(what, sizeof what, "%s act %d [%d, %d] x %d%s", weight_name(type), (int)act,
@@ -130,6 +133,223 @@ START_TEST(matmul_agrees) {
         for (int act = QEP_ACT_F32; act <= QEP_ACT_BF16; act++)
             if (cuda->ops->supports(cuda, (enum qep_weight_type)type, (enum qep_act_type)act))
                 check_matmul(&rng, &shapes[_i], (enum qep_weight_type)type, (enum qep_act_type)act);
+}
+END_TEST
+
+/* ---- several products ---- */
+
+/* By activation type. */
+static const struct {
+    enum qep_act_type act;
+    enum qep_weight_type types[QEP_MAX_PRODUCTS];
+} mixes[] = {
+    {QEP_ACT_BF16, {QEP_WEIGHT_INT4, QEP_WEIGHT_INT4, QEP_WEIGHT_INT4, QEP_WEIGHT_INT4}},
+    {QEP_ACT_BF16, {QEP_WEIGHT_INT8, QEP_WEIGHT_INT4, QEP_WEIGHT_INT8, QEP_WEIGHT_INT8}},
+    {QEP_ACT_BF16, {QEP_WEIGHT_BF16, QEP_WEIGHT_BF16, QEP_WEIGHT_F32, QEP_WEIGHT_BF16}},
+    {QEP_ACT_F32, {QEP_WEIGHT_BF16, QEP_WEIGHT_BF16, QEP_WEIGHT_BF16, QEP_WEIGHT_BF16}},
+    {QEP_ACT_F32, {QEP_WEIGHT_F32, QEP_WEIGHT_BF16, QEP_WEIGHT_F32, QEP_WEIGHT_F32}},
+};
+enum { NUM_MIXES = sizeof mixes / sizeof mixes[0] };
+
+static void create_weights(struct qep_backend *be, const struct group *g, struct qep_weight **w) {
+    for (int32_t i = 0; i < g->shape->num; i++)
+        w[i] = upload(be, &g->host[i]);
+}
+
+static void destroy_weights(struct qep_backend *be, const struct group *g, struct qep_weight **w) {
+    for (int32_t i = 0; i < g->shape->num; i++)
+        be->ops->weight_destroy(be, w[i]);
+}
+
+/* Rows first .. first + n of a group's products, from all its activations on the device; free the
+ * results. */
+static void run_group(struct qep_backend *be, const struct group *g, struct qep_weight **w,
+                      const char *acts, size_t stride, enum qep_act_type act, int32_t first,
+                      int32_t n, int32_t decode, float **got) {
+    struct qep_product products[QEP_MAX_PRODUCTS];
+    float *gate = to_device(be, g->gate + first, (size_t)n * sizeof *gate);
+    for (int32_t i = 0; i < g->shape->num; i++) {
+        size_t rows = (size_t)g->shape->rows[i];
+        products[i] = (struct qep_product){.weight = w[i],
+                                           .out = to_device(be, g->before[i] + (size_t)first * rows,
+                                                            (size_t)n * rows * sizeof(float)),
+                                           .epilogue = g->epilogue[i],
+                                           .gate = gate};
+    }
+    enum qep_status st = be->ops->matmul(be, products, g->shape->num, acts + (size_t)first * stride,
+                                         stride, act, n, decode);
+    ck_assert_msg(st == QEP_OK, "%s", qep_last_error());
+    for (int32_t i = 0; i < g->shape->num; i++) {
+        got[i] =
+            to_host(be, products[i].out, (size_t)n * (size_t)g->shape->rows[i] * sizeof(float));
+        be->ops->free(be, products[i].out);
+    }
+    be->ops->free(be, gate);
+}
+
+/* The last rows by themselves have the bits they had among all; so has every product, whose slices
+ * of K are as many in a call of its own at these sizes, with its epilogue done by hand. */
+static void check_parts(const struct group *g, struct qep_weight **w, const char *dev_acts,
+                        const struct acts *a, enum qep_act_type act, int32_t decode, float **got,
+                        const char *what) {
+    int32_t first = 2 * g->n / 3, n = g->n - first;
+    float *part[QEP_MAX_PRODUCTS];
+    run_group(cuda, g, w, dev_acts, a->stride, act, first, n, decode, part);
+    for (int32_t i = 0; i < g->shape->num; i++) {
+        size_t row_bytes = (size_t)g->shape->rows[i] * sizeof(float);
+        float *alone = run(w[i], dev_acts, a, act, 0, g->n, g->shape->rows[i], decode);
+        apply_epilogue(g, i, alone);
+        assert_same_bits(got[i], alone, (size_t)g->n * row_bytes, what);
+        assert_same_bits(part[i], got[i] + (size_t)first * (size_t)g->shape->rows[i],
+                         (size_t)n * row_bytes, what);
+        free(alone);
+        free(part[i]);
+    }
+}
+
+static void check_group(struct rng *rng, const struct group_shape *shape, int mix, int32_t n) {
+    struct group g = make_group(rng, shape, mixes[mix].types, rng_below(rng, 3), n);
+    enum qep_act_type act = mixes[mix].act;
+    struct acts a = make_acts(rng, act, n, shape->cols);
+    struct qep_weight *rw[QEP_MAX_PRODUCTS], *cw[QEP_MAX_PRODUCTS];
+    float *want[QEP_MAX_PRODUCTS], *got[QEP_MAX_PRODUCTS];
+    char *dev_acts = to_device(cuda, a.rows, a.bytes), what[128];
+    create_weights(ref, &g, rw);
+    create_weights(cuda, &g, cw);
+    run_group(ref, &g, rw, (const char *)a.plain, (size_t)shape->cols * sizeof(float), QEP_ACT_F32,
+              0, n, 0, want);
+    for (int32_t decode = 0; decode < 2; decode++) {
+        snprintf(what, sizeof what, "mix %d, %d products [.., %d] x %d%s", mix, shape->num,
+                 shape->cols, n, decode ? " decode" : "");
+        run_group(cuda, &g, cw, dev_acts, a.stride, act, 0, n, decode, got);
+        check_parts(&g, cw, dev_acts, &a, act, decode, got, what);
+        for (int32_t i = 0; i < shape->num; i++) {
+            assert_close(got[i], want[i], (size_t)n * (size_t)shape->rows[i], 1e-5, what);
+            free(got[i]);
+        }
+    }
+    for (int32_t i = 0; i < shape->num; i++)
+        free(want[i]);
+    cuda->ops->free(cuda, dev_acts);
+    destroy_weights(ref, &g, rw);
+    destroy_weights(cuda, &g, cw);
+    free_acts(&a);
+    free_group(&g);
+}
+
+START_TEST(products_of_a_call_agree) {
+    struct rng rng = {(uint64_t)_i + 400};
+    for (int mix = 0; cuda != NULL && mix < NUM_MIXES; mix++)
+        for (int r = 0; r < NUM_GROUP_ROWS; r++)
+            check_group(&rng, &group_shapes[_i], mix, group_rows[r]);
+}
+END_TEST
+
+/* Kernels of one call, decode arithmetic. */
+static size_t count_launches(const struct qep_product *products, int32_t num, const void *acts,
+                             size_t stride, enum qep_act_type act) {
+    cudaStream_t stream = cuda->device->stream(cuda);
+    cudaGraph_t graph = NULL;
+    size_t count = 0;
+    ck_assert_int_eq(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+    ck_assert_int_eq(cuda->ops->matmul(cuda, products, num, acts, stride, act, 1, 1), QEP_OK);
+    ck_assert_int_eq(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+    ck_assert_int_eq(cudaGraphGetNodes(graph, NULL, &count), cudaSuccess);
+    ck_assert_int_eq(cudaGraphDestroy(graph), cudaSuccess);
+    return count;
+}
+
+/* Those of one type and scale group share a launch. */
+START_TEST(products_share_launches) {
+    static const size_t want[NUM_MIXES] = {1, 2, 2, 1, 2};
+    const struct group_shape shape = {4, 96, {9, 40, 17, 1}, {32, 32, 32, 32}};
+    const struct group_shape groups = {3, 96, {9, 40, 17}, {32, 64, 32}};
+    struct rng rng = {77};
+    for (int mix = 0; cuda != NULL && mix <= NUM_MIXES; mix++) {
+        const struct group_shape *s = mix < NUM_MIXES ? &shape : &groups;
+        enum qep_act_type act = mixes[mix % NUM_MIXES].act;
+        struct group g = make_group(&rng, s, mixes[mix % NUM_MIXES].types, 0, 1);
+        struct acts a = make_acts(&rng, act, 1, s->cols);
+        struct qep_weight *w[QEP_MAX_PRODUCTS];
+        struct qep_product products[QEP_MAX_PRODUCTS] = {{0}};
+        char *dev_acts = to_device(cuda, a.rows, a.bytes);
+        create_weights(cuda, &g, w);
+        for (int32_t i = 0; i < s->num; i++) {
+            products[i].weight = w[i];
+            products[i].out = device_room(cuda, (size_t)s->rows[i] * sizeof(float));
+        }
+        ck_assert_uint_eq(count_launches(products, s->num, dev_acts, a.stride, act),
+                          mix < NUM_MIXES ? want[mix] : 2);
+        for (int32_t i = 0; i < s->num; i++)
+            cuda->ops->free(cuda, products[i].out);
+        destroy_weights(cuda, &g, w);
+        cuda->ops->free(cuda, dev_acts);
+        free_acts(&a);
+        free_group(&g);
+    }
+}
+END_TEST
+
+/* So many rows that the number of slices of K depends on them. In a call with others the sums may
+ * be others; a range of a matrix's rows has the bits it has in the whole. */
+START_TEST(slices_follow_the_whole) {
+    static const enum qep_weight_type types[][2] = {{QEP_WEIGHT_INT8, QEP_WEIGHT_INT8},
+                                                    {QEP_WEIGHT_BF16, QEP_WEIGHT_BF16}};
+    enum { ROWS = 33000, PART = 100, AT = 8016 };
+    const struct group_shape shape = {2, 128, {ROWS, 17}, {32, 32}};
+    struct rng rng = {78};
+    if (cuda == NULL)
+        return;
+    struct group g = make_group(&rng, &shape, types[_i / 2], 0, 1);
+    enum qep_act_type act = _i == 3 ? QEP_ACT_F32 : QEP_ACT_BF16; /* one of each kernel */
+    struct acts a = make_acts(&rng, act, 1, shape.cols);
+    struct qep_weight *rw[QEP_MAX_PRODUCTS], *cw[QEP_MAX_PRODUCTS], *part;
+    float *want[QEP_MAX_PRODUCTS], *got[QEP_MAX_PRODUCTS], *whole;
+    char *dev_acts = to_device(cuda, a.rows, a.bytes);
+    create_weights(ref, &g, rw);
+    create_weights(cuda, &g, cw);
+    run_group(ref, &g, rw, (const char *)a.plain, (size_t)shape.cols * sizeof(float), QEP_ACT_F32,
+              0, 1, 0, want);
+    run_group(cuda, &g, cw, dev_acts, a.stride, act, 0, 1, 1, got);
+    for (int i = 0; i < 2; i++) {
+        assert_close(got[i], want[i], (size_t)shape.rows[i], 1e-5, "large group");
+        free(want[i]);
+        free(got[i]);
+    }
+    struct qep_host_weight rows = g.host[0];
+    rows.rows = PART;
+    rows.data = (char *)rows.data + qep_weight_data_bytes(rows.type, AT, shape.cols);
+    if (rows.scales != NULL)
+        rows.scales += qep_weight_num_scales(AT, shape.cols, rows.group_size);
+    part = upload(cuda, &rows);
+    struct qep_product product = {
+        .weight = part, .out = device_room(cuda, PART * sizeof(float)), .whole_rows = ROWS};
+    float *out = product.out;
+    whole = run(cw[0], dev_acts, &a, act, 0, 1, ROWS, 1);
+    ck_assert_int_eq(cuda->ops->matmul(cuda, &product, 1, dev_acts, a.stride, act, 1, 1), QEP_OK);
+    got[0] = to_host(cuda, out, PART * sizeof(float));
+    assert_same_bits(got[0], whole + AT, PART * sizeof(float), "a range of the rows");
+    free(got[0]);
+    free(whole);
+    cuda->ops->free(cuda, out);
+    cuda->ops->free(cuda, dev_acts);
+    cuda->ops->weight_destroy(cuda, part);
+    destroy_weights(ref, &g, rw);
+    destroy_weights(cuda, &g, cw);
+    free_acts(&a);
+    free_group(&g);
+}
+END_TEST
+
+START_TEST(no_rows_are_no_work) {
+    struct rng rng = {79};
+    struct qep_host_weight host = random_weight(&rng, QEP_WEIGHT_INT8, 8, 64, 32);
+    for (int32_t decode = 0; cuda != NULL && decode < 2; decode++) {
+        struct qep_weight *w = upload(cuda, &host);
+        ck_assert_int_eq(multiply(cuda, NULL, NULL, 128, QEP_ACT_BF16, w, 0, decode), QEP_OK);
+        cuda->ops->weight_destroy(cuda, w);
+    }
+    free_weight(&host);
 }
 END_TEST
 
@@ -302,6 +522,10 @@ int main(void) {
     tcase_add_loop_test(tc, matmul_of_unit_rows_is_exact, QEP_WEIGHT_F32, QEP_WEIGHT_INT4 + 1);
     tcase_add_test(tc, matmul_sums_integers_exactly);
     tcase_add_loop_test(tc, matmul_agrees, 0, NUM_SHAPES);
+    tcase_add_loop_test(tc, products_of_a_call_agree, 0, NUM_GROUP_SHAPES);
+    tcase_add_test(tc, products_share_launches);
+    tcase_add_loop_test(tc, slices_follow_the_whole, 0, 4);
+    tcase_add_test(tc, no_rows_are_no_work);
     tcase_add_test(tc, odd_groups_are_refused);
     tcase_add_test(tc, large_matrices_load_in_parts);
     suite_add_tcase(suite, tc);

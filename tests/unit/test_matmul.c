@@ -43,8 +43,8 @@ static void check_rows_alone(struct qep_backend *be, const struct qep_weight *w,
                              size_t stride, const float *batch, const char *what) {
     float *alone = must_alloc((size_t)s->rows * sizeof *alone);
     for (int32_t i = 0; i < s->n; i++) {
-        ck_assert_int_eq(
-            be->ops->matmul(be, alone, acts + (size_t)i * stride, stride, act, w, 1, 0), QEP_OK);
+        ck_assert_int_eq(multiply(be, alone, acts + (size_t)i * stride, stride, act, w, 1, 0),
+                         QEP_OK);
         assert_same_bits(alone, batch + (size_t)i * (size_t)s->rows,
                          (size_t)s->rows * sizeof *alone, what);
     }
@@ -71,11 +71,10 @@ static void check_matmul(struct rng *rng, const struct shape *s, enum qep_weight
             for (size_t i = 0; i < n; i++)
                 decode_act_row(act, acts + i * stride, s->cols, plain + i * cols);
             ck_assert_int_eq(
-                be->ops->matmul(be, want, plain, cols * sizeof *plain, QEP_ACT_F32, w, s->n, 0),
-                QEP_OK);
+                multiply(be, want, plain, cols * sizeof *plain, QEP_ACT_F32, w, s->n, 0), QEP_OK);
         } else {
             ck_assert(be->ops->supports(be, type, act));
-            ck_assert_int_eq(be->ops->matmul(be, got, acts, stride, act, w, s->n, 0), QEP_OK);
+            ck_assert_int_eq(multiply(be, got, acts, stride, act, w, s->n, 0), QEP_OK);
             assert_close(got, want, outs, 1e-5, what);
             if (first == NULL)
                 check_rows_alone(be, w, s, act, acts, stride, got, what);
@@ -105,6 +104,107 @@ START_TEST(matmul_agrees) {
 }
 END_TEST
 
+/* ---- several products ---- */
+
+static const enum qep_weight_type type_mixes[][QEP_MAX_PRODUCTS] = {
+    {QEP_WEIGHT_INT8, QEP_WEIGHT_INT8, QEP_WEIGHT_INT8, QEP_WEIGHT_INT8},
+    {QEP_WEIGHT_INT4, QEP_WEIGHT_INT8, QEP_WEIGHT_INT8, QEP_WEIGHT_INT4},
+    {QEP_WEIGHT_BF16, QEP_WEIGHT_F32, QEP_WEIGHT_INT4, QEP_WEIGHT_BF16},
+};
+
+/* A call's results, first to last product, from activation rows. */
+static void run_group(struct qep_backend *be, const struct group *g, struct qep_weight **w,
+                      const char *acts, size_t stride, enum qep_act_type act, float **out) {
+    struct qep_product products[QEP_MAX_PRODUCTS];
+    for (int32_t i = 0; i < g->shape->num; i++) {
+        size_t bytes = (size_t)g->n * (size_t)g->shape->rows[i] * sizeof(float);
+        out[i] = must_alloc(bytes);
+        memcpy(out[i], g->before[i], bytes);
+        products[i] = (struct qep_product){
+            .weight = w[i], .out = out[i], .epilogue = g->epilogue[i], .gate = g->gate};
+    }
+    ck_assert_int_eq(be->ops->matmul(be, products, g->shape->num, acts, stride, act, g->n, 0),
+                     QEP_OK);
+}
+
+/* Product i alone, its epilogue by hand: the same bits. */
+static void check_product(struct qep_backend *be, const struct group *g, int32_t i,
+                          const struct qep_weight *w, const char *acts, size_t stride,
+                          enum qep_act_type act, const float *got, const char *what) {
+    size_t bytes = (size_t)g->n * (size_t)g->shape->rows[i] * sizeof(float);
+    float *alone = must_alloc(bytes);
+    ck_assert_int_eq(multiply(be, alone, acts, stride, act, w, g->n, 0), QEP_OK);
+    apply_epilogue(g, i, alone);
+    assert_same_bits(got, alone, bytes, what);
+    free(alone);
+}
+
+static void check_group(struct rng *rng, const struct group_shape *shape,
+                        const enum qep_weight_type *types, enum qep_act_type act, int32_t n) {
+    struct group g = make_group(rng, shape, types, rng_below(rng, 3), n);
+    size_t cols = (size_t)shape->cols, stride = qep_act_row_bytes(act, shape->cols) + 32;
+    float *x = random_floats(rng, (size_t)n * cols, 1.0f);
+    float *plain = must_alloc((size_t)n * cols * sizeof *plain);
+    char *acts = must_alloc((size_t)n * stride), what[128];
+    float *out[3][QEP_MAX_PRODUCTS]; /* reference, first cpu variant, another */
+    variants[0].be->ops->act_convert(variants[0].be, acts, stride, act, x, n, shape->cols);
+    for (size_t i = 0; i < (size_t)n; i++)
+        decode_act_row(act, acts + i * stride, shape->cols, plain + i * cols);
+    for (int v = 0; v < num_variants; v++) {
+        struct qep_backend *be = variants[v].be;
+        struct qep_weight *w[QEP_MAX_PRODUCTS];
+        enum qep_act_type type = v == 0 ? QEP_ACT_F32 : act;
+        const char *rows = v == 0 ? (const char *)plain : acts;
+        size_t row_stride = v == 0 ? cols * sizeof *plain : stride;
+        float **mine = out[v < 2 ? v : 2];
+        for (int32_t i = 0; i < shape->num; i++)
+            w[i] = upload(be, &g.host[i]);
+        run_group(be, &g, w, rows, row_stride, type, mine);
+        for (int32_t i = 0; i < shape->num; i++) {
+            size_t count = (size_t)n * (size_t)shape->rows[i];
+            snprintf(what, sizeof what, "%.31s act %d, product %d of [.., %d] x %d",
+                     variants[v].name, (int)act, (int)i, (int)shape->cols, (int)n);
+            check_product(be, &g, i, w[i], rows, row_stride, type, mine[i], what);
+            assert_close(mine[i], out[0][i], count, 1e-5, what);
+            assert_same_bits(mine[i], out[v < 1 ? 0 : 1][i], count * sizeof(float), what);
+            be->ops->weight_destroy(be, w[i]);
+            if (v >= 2)
+                free(mine[i]);
+        }
+    }
+    for (int32_t i = 0; i < shape->num; i++) {
+        free(out[0][i]);
+        free(out[1][i]);
+    }
+    free(acts);
+    free(plain);
+    free(x);
+    free_group(&g);
+}
+
+START_TEST(products_of_a_call_agree) {
+    struct rng rng = {(uint64_t)_i + 300};
+    for (int r = 0; r < NUM_GROUP_ROWS; r++)
+        for (int mix = 0; mix < 3; mix++)
+            for (int act = QEP_ACT_F32; act <= QEP_ACT_INT8; act++)
+                if (act != QEP_ACT_INT8 || mix < 2)
+                    check_group(&rng, &group_shapes[_i], type_mixes[mix], (enum qep_act_type)act,
+                                group_rows[r]);
+}
+END_TEST
+
+START_TEST(no_rows_are_no_work) {
+    struct rng rng = {1};
+    struct qep_host_weight host = random_weight(&rng, QEP_WEIGHT_BF16, 3, 8, 0);
+    for (int v = 0; v < num_variants; v++) {
+        struct qep_weight *w = upload(variants[v].be, &host);
+        ck_assert_int_eq(multiply(variants[v].be, NULL, NULL, 32, QEP_ACT_F32, w, 0, 0), QEP_OK);
+        variants[v].be->ops->weight_destroy(variants[v].be, w);
+    }
+    free_weight(&host);
+}
+END_TEST
+
 START_TEST(matmul_takes_extreme_int8) {
     /* Largest products of every sign: no level may saturate. */
     enum { COLS = 64, ROWS = 18 };
@@ -128,7 +228,7 @@ START_TEST(matmul_takes_extreme_int8) {
         struct qep_weight *w = upload(be, &host);
         char act[256];
         be->ops->act_convert(be, act, sizeof act, QEP_ACT_INT8, x, 1, COLS);
-        be->ops->matmul(be, out, act, sizeof act, QEP_ACT_INT8, w, 1, 0);
+        multiply(be, out, act, sizeof act, QEP_ACT_INT8, w, 1, 0);
         for (int r = 0; r < ROWS; r++) {
             double want = 0.0;
             for (int c = 0; c < COLS; c++)
@@ -299,6 +399,8 @@ int main(void) {
     tcase_set_timeout(tc, 300);
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, matmul_agrees, 0, NUM_SHAPES);
+    tcase_add_loop_test(tc, products_of_a_call_agree, 0, NUM_GROUP_SHAPES);
+    tcase_add_test(tc, no_rows_are_no_work);
     tcase_add_test(tc, matmul_takes_extreme_int8);
     tcase_add_test(tc, supports_is_what_the_contract_says);
     tcase_add_loop_test(tc, embed_reads_rows_exactly, QEP_WEIGHT_F32, QEP_WEIGHT_INT4 + 1);
