@@ -21,10 +21,10 @@ enum kind { DELTANET_MOE, ATTENTION_MOE, DELTANET_DENSE, ATTENTION_DENSE, NUM_KI
 static const struct {
     const char *name;
     size_t most;
-} bounds[NUM_KINDS] = {{"DeltaNet + MoE", 21},
-                       {"attention + MoE", 21},
-                       {"DeltaNet + dense", 14},
-                       {"attention + dense", 14}};
+} bounds[NUM_KINDS] = {{"DeltaNet + MoE", 15},
+                       {"attention + MoE", 15},
+                       {"DeltaNet + dense", 9},
+                       {"attention + dense", 9}};
 enum { MOST_BESIDES = 7 };
 
 struct job {
