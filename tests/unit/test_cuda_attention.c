@@ -421,10 +421,12 @@ int main(void) {
     TCase *tc = add_case(suite, "short"); /* what tests/seeded_defects.sh runs */
     tcase_add_loop_test(tc, prefill_agrees_however_it_is_cut, 0, 3);
     tcase_add_loop_test(tc, decode_agrees, 0, 3);
+    tcase_add_loop_test(tc, decode_agrees, 21, 22); /* rows with padding */
     tcase_add_loop_test(tc, decode_rows_do_not_meet, 0, 3);
     tc = add_case(suite, "long");
     tcase_add_loop_test(tc, prefill_agrees_however_it_is_cut, 3, 3 * NUM_DIMS);
-    tcase_add_loop_test(tc, decode_agrees, 3, 3 * NUM_DIMS);
+    tcase_add_loop_test(tc, decode_agrees, 3, 21);
+    tcase_add_loop_test(tc, decode_agrees, 22, 3 * NUM_DIMS);
     tcase_add_loop_test(tc, decode_agrees_at_split_boundaries, 0, 3 * NUM_LONG);
     tcase_add_loop_test(tc, prefill_spans_do_not_meet, 0, 3 * NUM_DIMS);
     tcase_add_test(tc, rope_is_exact_far_out);
