@@ -122,7 +122,39 @@ struct qep_row_candidates {
 
 enum { QEP_TOKEN_FLAGGED = -2 }; /* the candidates do not decide the draw: full rows are needed */
 
+/* What a model asks of the ops that keep workspaces; 0 and NULL for what it has not. */
+struct qep_device_load {
+    const struct qep_attention_dims *attention;
+    const struct qep_delta_dims *delta;
+    int32_t prefill_rows, decode_rows; /* of one call, at most */
+    int32_t prefill_spans;
+    /* Products of F32 activations and BF16 weights: the most rows and columns. */
+    int32_t f32_rows, f32_cols;
+    /* routed */
+    int32_t expert_prefill_rows, expert_decode_rows;
+    int32_t top_k, num_experts, num_local_experts, num_expert_layers;
+    int32_t hidden_size, intermediate_size;
+    /* sample_candidates */
+    int32_t sample_rows, num_vocab, first_id, vocab_size;
+};
+
+/* A weight as it will be loaded; group_size 0 without scales. */
+struct qep_weight_dims {
+    enum qep_weight_type type;
+    int32_t rows, cols, group_size;
+};
+
 struct qep_device_ops {
+    /* Memory that will be taken, for checks before anything is loaded: by an alloc; by a weight,
+     * and beside it while it is being loaded; by workspaces and tables under a load; and
+     * altogether, from the sum of what stays, of what `threads` loading threads take, and of what
+     * comes after loading. */
+    uint64_t (*block_bytes)(const struct qep_backend *be, size_t bytes);
+    uint64_t (*weight_bytes)(const struct qep_backend *be, const struct qep_weight_dims *dims,
+                             uint64_t *loading);
+    uint64_t (*workspace_bytes)(const struct qep_backend *be, const struct qep_device_load *load);
+    uint64_t (*held_bytes)(const struct qep_backend *be, uint64_t staying, uint64_t loading,
+                           uint64_t later);
     /* QEP_ERR_USAGE naming the limit that the model exceeds. */
     enum qep_status (*check_dims)(struct qep_backend *be,
                                   const struct qep_attention_dims *attention,

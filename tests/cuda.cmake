@@ -59,8 +59,8 @@ endforeach()
 
 # Whole models, over the fake NCCL too.
 foreach(target test_cuda_model test_cuda_model_gpu test_cuda_hazards test_cuda_hazards_gpu
-               test_cuda_batch test_cuda_batch_gpu test_cuda_launches
-               test_cuda_launches_gpu)
+               test_cuda_batch test_cuda_batch_gpu test_cuda_launches test_cuda_launches_gpu
+               test_cuda_memory test_cuda_memory_gpu)
   if(TARGET ${target})
     target_link_libraries(${target} PRIVATE qep_test_support)
   endif()
@@ -69,10 +69,11 @@ if(QEP_HAVE_CUDA_EMU)
   include(cuda_emu/nccl.cmake)
   qep_link_fake_nccl(test_cuda_model)
   qep_link_fake_nccl(test_cuda_batch)
+  qep_link_fake_nccl(test_cuda_memory)
 endif()
 
 # Long over the emulator: not under the sanitizers, which run a part of them.
-foreach(name attention batch delta experts golden model sample)
+foreach(name attention batch delta experts golden memory model sample)
   if(TARGET test_cuda_${name} AND QEP_HAVE_CUDA_EMU)
     set_tests_properties(unit.cuda_${name} PROPERTIES LABELS "unit;long" TIMEOUT 900)
   endif()

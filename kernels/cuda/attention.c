@@ -1,5 +1,6 @@
 /* Table entries of full attention. */
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/need.h"
 
 #include "base/status.h"
 #include "kernels/rope.h"
@@ -61,21 +62,28 @@ static enum qep_status reserve_zeroed(struct cuda_backend *cb, enum cuda_workspa
     return cuda_check(cudaMemsetAsync(*dev, 0, cb->workspace[id].bytes, cb->stream), "attention");
 }
 
+size_t cuda_attention_decode_bytes(const struct qep_attention_dims *dims, int32_t num_rows,
+                                   size_t *counter_bytes) {
+    size_t tiles =
+        (size_t)num_rows * (size_t)cuda_decode_tiles(dims->num_heads, dims->num_kv_heads);
+    size_t split_floats = (size_t)cuda_decode_tile_heads(dims->num_heads, dims->num_kv_heads) *
+                          ((size_t)dims->head_dim + 2);
+    *counter_bytes = tiles * sizeof(uint32_t);
+    return tiles * CUDA_DECODE_MAX_SPLITS * split_floats * sizeof(float);
+}
+
 static enum qep_status attention_decode(struct cuda_backend *cb,
                                         const struct qep_attention_dims *dims,
                                         const struct cuda_attention_shape *shape,
                                         const struct cuda_rope *rope, const struct qep_batch *batch,
                                         const struct qep_rows_out *out, const float *qg,
                                         const float *q_norm, void *const *blocks) {
-    size_t tiles =
-        (size_t)batch->num_rows * (size_t)cuda_decode_tiles(dims->num_heads, dims->num_kv_heads);
-    size_t split_floats = (size_t)cuda_decode_tile_heads(dims->num_heads, dims->num_kv_heads) *
-                          ((size_t)dims->head_dim + 2);
+    size_t counter_bytes,
+        bytes = cuda_attention_decode_bytes(dims, batch->num_rows, &counter_bytes);
     void *partial, *counters;
     assert(batch->num_rows == batch->num_spans);
-    QEP_TRY(cuda_reserve(cb, CUDA_WS_ATTENTION,
-                         tiles * CUDA_DECODE_MAX_SPLITS * split_floats * sizeof(float), &partial));
-    QEP_TRY(reserve_zeroed(cb, CUDA_WS_ATTENTION_COUNTERS, tiles * sizeof(uint32_t), &counters));
+    QEP_TRY(cuda_reserve(cb, CUDA_WS_ATTENTION, bytes, &partial));
+    QEP_TRY(reserve_zeroed(cb, CUDA_WS_ATTENTION_COUNTERS, counter_bytes, &counters));
     return cuda_check(cuda_launch_attention_decode(
                           cb->stream, dims->kv_type, shape, rope, batch->dev_spans, batch->num_rows,
                           batch->max_end, out, qg, q_norm, blocks, partial, counters),

@@ -73,6 +73,10 @@ static void cuda_set_wait(struct qep_backend *be, enum qep_status (*fn)(void *ct
 }
 
 const struct qep_device_ops cuda_device_ops = {
+    .block_bytes = cuda_block_bytes,
+    .weight_bytes = cuda_weight_bytes,
+    .workspace_bytes = cuda_workspace_bytes,
+    .held_bytes = cuda_held_bytes,
     .check_dims = cuda_check_dims,
     .delta_decode = cuda_delta_decode,
     .expert_set_create = cuda_expert_set_create,

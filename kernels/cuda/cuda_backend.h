@@ -68,6 +68,9 @@ enum qep_status cuda_check(cudaError_t error, const char *what);
 enum qep_status cuda_reserve(struct cuda_backend *be, enum cuda_workspace id, size_t bytes,
                              void **dev);
 
+/* What cuda_reserve takes when `bytes` are asked for. */
+size_t cuda_workspace_grown(size_t bytes);
+
 /* The table's entries, by file. */
 /* memory.c */
 enum qep_status cuda_alloc(struct qep_backend *be, size_t bytes, const char *what, void **dev);
@@ -80,6 +83,9 @@ enum qep_status cuda_copy(struct qep_backend *be, void *dst, const void *src, si
 enum qep_status cuda_query(struct qep_backend *be, bool *idle);
 enum qep_status cuda_memory_create(struct cuda_backend *be); /* pool and staging */
 void cuda_memory_destroy(struct cuda_backend *be);
+uint64_t cuda_block_bytes(const struct qep_backend *be, size_t bytes);
+uint64_t cuda_held_bytes(const struct qep_backend *be, uint64_t staying, uint64_t loading,
+                         uint64_t later);
 /* weight.c, matmul.c */
 enum qep_status cuda_weight_create(struct qep_backend *be, const struct qep_host_weight *host,
                                    struct qep_weight **out);

@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/delta_chunk.h"
 #include "kernels/cuda/device_entries.h"
+#include "kernels/cuda/need.h"
 
 #include <assert.h>
 
@@ -48,15 +49,31 @@ enum qep_status cuda_delta_conv(struct qep_backend *be, const struct qep_delta_d
                       "delta_conv");
 }
 
+static bool in_chunks(int32_t key_head_dim, int32_t value_head_dim) {
+    return key_head_dim % 4 == 0 && value_head_dim % 4 == 0 &&
+           key_head_dim >= CHUNKED_MIN_KEY_DIM && key_head_dim <= CHUNKED_MAX_KEY_DIM;
+}
+
+static size_t chunk_bytes(size_t chunks, int32_t num_value_heads) {
+    return chunks * (size_t)num_value_heads * CHUNK_FLOATS * sizeof(float);
+}
+
+size_t cuda_delta_bytes(const struct qep_delta_dims *dims, int32_t num_rows, int32_t num_spans) {
+    /* Every span's last chunk may be partly filled. */
+    size_t chunks = (size_t)(num_rows / DELTA_C + num_spans);
+    return in_chunks(dims->key_head_dim, dims->value_head_dim)
+               ? chunk_bytes(chunks, dims->num_value_heads)
+               : 0;
+}
+
 static enum qep_status delta_in_chunks(struct cuda_backend *cb, const struct cuda_delta_args *args,
                                        const struct qep_batch *batch) {
     size_t chunks = 0;
     void *workspace;
     for (int32_t s = 0; s < batch->num_spans; s++)
         chunks += (size_t)((batch->spans[s].num_rows + DELTA_C - 1) / DELTA_C);
-    QEP_TRY(cuda_reserve(cb, CUDA_WS_DELTA,
-                         chunks * (size_t)args->num_value_heads * CHUNK_FLOATS * sizeof(float),
-                         &workspace));
+    QEP_TRY(
+        cuda_reserve(cb, CUDA_WS_DELTA, chunk_bytes(chunks, args->num_value_heads), &workspace));
     QEP_TRY(cuda_check(cuda_launch_delta_prepare(cb->stream, args, longest_span(batch), workspace),
                        "delta"));
     return cuda_check(cuda_launch_delta_chunks(cb->stream, args, workspace), "delta");
@@ -84,9 +101,7 @@ enum qep_status cuda_delta(struct qep_backend *be, const struct qep_delta_dims *
     assert(dims->key_head_dim <= CUDA_MAX_DELTA_DIM);
     assert(dims->value_head_dim <= CUDA_MAX_DELTA_DIM);
     assert(dims->num_value_heads % dims->num_key_heads == 0);
-    bool aligned = dims->key_head_dim % 4 == 0 && dims->value_head_dim % 4 == 0;
-    if (!batch->spans[0].decode && aligned && dims->key_head_dim >= CHUNKED_MIN_KEY_DIM &&
-        dims->key_head_dim <= CHUNKED_MAX_KEY_DIM)
+    if (!batch->spans[0].decode && in_chunks(dims->key_head_dim, dims->value_head_dim))
         return delta_in_chunks(cuda_backend_of(be), &args, batch);
     return cuda_check(cuda_launch_delta_scan(cuda_backend_of(be)->stream, &args), "delta");
 }

@@ -12,6 +12,10 @@ extern "C" {
 enum qep_status cuda_delta_decode(struct qep_backend *be, const struct qep_delta_dims *dims,
                                   const struct qep_batch *batch, struct qep_rows_out out,
                                   const struct qep_delta_decode_args *args);
+/* weight.c, need.c */
+uint64_t cuda_weight_bytes(const struct qep_backend *be, const struct qep_weight_dims *dims,
+                           uint64_t *loading);
+uint64_t cuda_workspace_bytes(const struct qep_backend *be, const struct qep_device_load *load);
 /* experts.c */
 enum qep_status cuda_expert_set_create(struct qep_backend *be,
                                        const struct qep_weight *const *gate_up,

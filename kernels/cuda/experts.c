@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device_entries.h"
+#include "kernels/cuda/need.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -169,11 +170,28 @@ static enum qep_status routed_part(struct cuda_backend *be, const struct qep_rou
                       "routed");
 }
 
+/* Rows of one part. */
+static int32_t part_rows(int32_t top_k, int32_t hidden_size) {
+    size_t row_bytes = (size_t)top_k * (size_t)hidden_size * sizeof(float);
+    size_t most = MAX_ITEM_BYTES / row_bytes / 64 * 64;
+    return most < 64 ? 64 : most > 65536 ? 65536 : (int32_t)most;
+}
+
+void cuda_routed_bytes(const struct qep_device_load *load, int32_t num_rows,
+                       struct cuda_routed_bytes *out) {
+    struct cuda_expert_map map;
+    int32_t part = part_rows(load->top_k, load->hidden_size);
+    int32_t rows = num_rows < part ? num_rows : part;
+    size_t pairs = (size_t)rows * (size_t)load->top_k;
+    out->map = lay_out(&map, NULL, load->num_local_experts, pairs, rows, load->num_experts);
+    out->out = pairs * (size_t)load->hidden_size * sizeof(float);
+    out->hidden = pairs * qep_act_row_bytes(QEP_ACT_BF16, load->intermediate_size);
+    out->table = (size_t)load->num_local_experts * sizeof(struct cuda_expert);
+}
+
 enum qep_status cuda_routed(struct qep_backend *be, const struct qep_routed_args *args,
                             float *out) {
-    size_t row_bytes = (size_t)args->topk.top_k * (size_t)args->hidden_size * sizeof(float);
-    size_t most = MAX_ITEM_BYTES / row_bytes / 64 * 64;
-    int32_t part = most < 64 ? 64 : most > 65536 ? 65536 : (int32_t)most;
+    int32_t part = part_rows(args->topk.top_k, args->hidden_size);
     QEP_TRY(check_act(args->act_type));
     assert(args->topk.top_k <= QEP_DEVICE_MAX_TOP_K);
     assert(args->base == NULL || args->experts->num == args->num_experts);

@@ -1,6 +1,7 @@
 /* Which kernels the products of a matmul take. */
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/need.h"
 
 #include <assert.h>
 
@@ -15,6 +16,14 @@ bool cuda_supports(const struct qep_backend *be, enum qep_weight_type weight,
 /* Rows whose parts are kept at once. */
 enum { SPLIT_ROWS = 2048 };
 
+static size_t split_rows(int32_t n) {
+    return 3 * (size_t)(n < SPLIT_ROWS ? n : SPLIT_ROWS);
+}
+
+size_t cuda_split_bytes(int32_t rows, int32_t cols, int32_t n) {
+    return split_rows(n) * (qep_act_row_bytes(QEP_ACT_BF16, cols) + (size_t)rows * sizeof(float));
+}
+
 /* Prefill on F32 activations and BF16 weights: three bf16 matmuls in one. */
 static enum qep_status matmul_split(struct cuda_backend *be, const struct cuda_matmul *job) {
     int32_t cols = job->products[0].weight->shape.cols, widest = 0;
@@ -23,11 +32,9 @@ static enum qep_status matmul_split(struct cuda_backend *be, const struct cuda_m
         widest = rows > widest ? rows : widest;
     }
     size_t stride = qep_act_row_bytes(QEP_ACT_BF16, cols);
-    size_t most = 3 * (size_t)(job->n < SPLIT_ROWS ? job->n : SPLIT_ROWS);
     void *parts = NULL;
-    QEP_TRY(
-        cuda_reserve(be, CUDA_WS_MATMUL, most * (stride + (size_t)widest * sizeof(float)), &parts));
-    float *sums = (float *)(void *)((char *)parts + most * stride);
+    QEP_TRY(cuda_reserve(be, CUDA_WS_MATMUL, cuda_split_bytes(widest, cols, job->n), &parts));
+    float *sums = (float *)(void *)((char *)parts + split_rows(job->n) * stride);
     for (int32_t first = 0; first < job->n; first += SPLIT_ROWS) {
         int32_t n = job->n - first < SPLIT_ROWS ? job->n - first : SPLIT_ROWS;
         const char *act = (const char *)job->act + (size_t)first * job->row_stride;

@@ -11,12 +11,21 @@
 
 enum { NUM_COPY_STREAMS = 2 };
 
+/* SOURCE_STEP: cudaMalloc rounds to multiples of it. */
 #ifdef QEP_CUDA_EMU
 /* Every block an allocation of its own, so that the emulator sees its bounds. */
-enum { SLAB_BYTES = 0, SMALL_SLOT = 4096, SMALL_SLOTS = 8, LARGE_SLOT = 32768, LARGE_SLOTS = 4 };
+enum {
+    SLAB_BYTES = 0,
+    SOURCE_STEP = 512,
+    SMALL_SLOT = 4096,
+    SMALL_SLOTS = 8,
+    LARGE_SLOT = 32768,
+    LARGE_SLOTS = 4
+};
 #else
 enum {
     SLAB_BYTES = 64 << 20,
+    SOURCE_STEP = 2 << 20,
     SMALL_SLOT = 32768,
     SMALL_SLOTS = 64,
     LARGE_SLOT = 8 << 20,
@@ -104,10 +113,29 @@ void cuda_free(struct qep_backend *base, void *dev) {
     pthread_mutex_unlock(&be->lock);
 }
 
+uint64_t cuda_block_bytes(const struct qep_backend *base, size_t bytes) {
+    size_t taken = cuda_pool_block_bytes(((const struct cuda_backend *)base)->pool, bytes);
+    return taken > SLAB_BYTES / 4 ? (taken + SOURCE_STEP - 1) / SOURCE_STEP * SOURCE_STEP : taken;
+}
+
+/* Slabs keep what loading gave back, and blocks that were outgrown; some are not full. */
+uint64_t cuda_held_bytes(const struct qep_backend *base, uint64_t staying, uint64_t loading,
+                         uint64_t later) {
+    const uint64_t slabs = (uint64_t)4 * SLAB_BYTES;
+    (void)base;
+    if (slabs > 0)
+        return staying + loading + later + slabs;
+    return staying + (loading > later ? loading : later);
+}
+
+size_t cuda_workspace_grown(size_t bytes) {
+    return bytes + bytes / 4 + CUDA_POOL_ALIGN;
+}
+
 enum qep_status cuda_reserve(struct cuda_backend *be, enum cuda_workspace id, size_t bytes,
                              void **dev) {
     if (bytes > be->workspace[id].bytes || be->workspace[id].data == NULL) {
-        size_t grown = bytes + bytes / 4 + CUDA_POOL_ALIGN;
+        size_t grown = cuda_workspace_grown(bytes);
         QEP_TRY(refuse_capture(be, "workspace"));
         be->base.generation++;
         cuda_free(&be->base, be->workspace[id].data);

@@ -195,6 +195,15 @@ enum qep_status cuda_pool_alloc(struct cuda_pool *pool, size_t bytes, void **out
     return QEP_OK;
 }
 
+size_t cuda_pool_block_bytes(const struct cuda_pool *pool, size_t bytes) {
+    size_t class_bytes;
+    bytes = round_up(bytes > 0 ? bytes : 1, CUDA_POOL_ALIGN);
+    if (bytes > pool->slab_bytes / 4)
+        return bytes;
+    size_class(bytes, &class_bytes);
+    return class_bytes;
+}
+
 void cuda_pool_free(struct cuda_pool *pool, void *block) {
     if (block == NULL)
         return;

@@ -34,6 +34,9 @@ enum qep_status cuda_pool_alloc(struct cuda_pool *pool, size_t bytes, void **out
 /* NULL is fine; a pointer that is not from this pool is a bug (asserted). */
 void cuda_pool_free(struct cuda_pool *pool, void *block);
 
+/* What cuda_pool_alloc of `bytes` takes: a piece of a slab, or a block of the source. */
+size_t cuda_pool_block_bytes(const struct cuda_pool *pool, size_t bytes);
+
 uint64_t cuda_pool_held(const struct cuda_pool *pool); /* bytes taken from the source */
 
 #ifdef __cplusplus

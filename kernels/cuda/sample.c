@@ -2,6 +2,7 @@
 #include "kernels/cuda/sample.h"
 
 #include "kernels/cuda/device_entries.h"
+#include "kernels/cuda/need.h"
 
 #include <assert.h>
 
@@ -30,13 +31,26 @@ static enum qep_status make_shape(struct sample_shape *s, int32_t num_vocab, int
     return QEP_OK;
 }
 
+static size_t list_bytes(const struct sample_shape *shape, int32_t n) {
+    const struct sample_lists *lists = NULL;
+    size_t count = (size_t)n * (size_t)shape->num_chunks, entries = count * QEP_SAMPLE_CANDIDATES;
+    return entries * (sizeof *lists->keys + sizeof *lists->ids) +
+           count * (sizeof *lists->weights + SAMPLE_INFO * sizeof *lists->info);
+}
+
+size_t cuda_sample_bytes(const struct qep_device_load *load) {
+    struct sample_shape shape;
+    if (load->sample_rows == 0 || make_shape(&shape, load->num_vocab, load->first_id,
+                                             load->vocab_size, load->vocab_size) != QEP_OK)
+        return 0;
+    return list_bytes(&shape, load->sample_rows);
+}
+
 static enum qep_status reserve_lists(struct cuda_backend *cu, struct sample_lists *lists,
                                      const struct sample_shape *shape, int32_t n) {
     size_t count = (size_t)n * (size_t)shape->num_chunks, entries = count * QEP_SAMPLE_CANDIDATES;
-    size_t bytes = entries * (sizeof *lists->keys + sizeof *lists->ids) +
-                   count * (sizeof *lists->weights + SAMPLE_INFO * sizeof *lists->info);
     void *at = NULL;
-    QEP_TRY(cuda_reserve(cu, CUDA_WS_SAMPLE, bytes, &at));
+    QEP_TRY(cuda_reserve(cu, CUDA_WS_SAMPLE, list_bytes(shape, n), &at));
     lists->keys = at;
     lists->weights = (double *)(void *)(lists->keys + entries);
     lists->ids = (int32_t *)(void *)(lists->weights + count);

@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/device_entries.h"
 #include "kernels/cuda/matmul.h"
 
 #include <assert.h>
@@ -55,6 +56,33 @@ struct load_job {
     void *part, *scale_part;           /* dev */
     int32_t part_tiles;
 };
+
+/* Tiles of one part; *tile_bytes, *tile_scale_bytes: of a tile's canonical rows. */
+static int32_t tiles_of_part(const struct cuda_matrix *m, size_t *tile_bytes,
+                             size_t *tile_scale_bytes) {
+    *tile_bytes = 2 * CUDA_TILE_UNITS * qep_weight_data_bytes(m->type, 1, m->cols);
+    *tile_scale_bytes = 2 * CUDA_TILE_UNITS * (size_t)m->num_groups * sizeof(uint16_t);
+    size_t tiles = PART_BYTES / *tile_bytes;
+    return tiles < 1 ? 1 : tiles < (size_t)m->num_tiles ? (int32_t)tiles : m->num_tiles;
+}
+
+uint64_t cuda_weight_bytes(const struct qep_backend *be, const struct qep_weight_dims *dims,
+                           uint64_t *loading) {
+    const struct qep_host_weight host = {
+        .type = dims->type, .rows = dims->rows, .cols = dims->cols, .group_size = dims->group_size};
+    size_t tile_bytes, tile_scale_bytes;
+    *loading = 0;
+    if (check_limits(&host) != QEP_OK)
+        return 0; /* refused by name when it is loaded */
+    const struct cuda_matrix m = shape_of(&host);
+    size_t tiles = (size_t)tiles_of_part(&m, &tile_bytes, &tile_scale_bytes);
+    uint64_t bytes = cuda_block_bytes(be, (size_t)m.num_tiles * cuda_tile_bytes(&m));
+    *loading = cuda_block_bytes(be, tiles * tile_bytes);
+    if (m.num_groups == 0)
+        return bytes;
+    *loading += cuda_block_bytes(be, tiles * tile_scale_bytes);
+    return bytes + cuda_block_bytes(be, (size_t)m.num_tiles * cuda_tile_scale_bytes(&m));
+}
 
 /* Both halves' rows of the part, one after the other. */
 static enum qep_status upload_rows(const struct load_job *job, const struct cuda_repack_part *part,
@@ -111,16 +139,16 @@ static enum qep_status load(struct load_job *job) {
     enum qep_status st = QEP_OK;
     job->row_bytes = qep_weight_data_bytes(m->type, 1, m->cols);
     job->row_scale_bytes = (size_t)m->num_groups * sizeof(uint16_t);
-    size_t tile_bytes = 2 * CUDA_TILE_UNITS * job->row_bytes, tiles = PART_BYTES / tile_bytes;
+    size_t tile_bytes, tile_scale_bytes;
+    job->part_tiles = tiles_of_part(m, &tile_bytes, &tile_scale_bytes);
+    size_t tiles = (size_t)job->part_tiles;
     if (job->host->planes) /* each of them has rows of half the bytes */
         job->row_bytes /= 2;
-    tiles = tiles < 1 ? 1 : tiles < (size_t)m->num_tiles ? tiles : (size_t)m->num_tiles;
-    job->part_tiles = (int32_t)tiles;
     QEP_TRY_GOTO(st, done, cuda_alloc(job->be, tiles * tile_bytes, "weight upload", &job->part));
     if (m->num_groups > 0)
-        QEP_TRY_GOTO(st, done,
-                     cuda_alloc(job->be, tiles * 2 * CUDA_TILE_UNITS * job->row_scale_bytes,
-                                "weight upload", &job->scale_part));
+        QEP_TRY_GOTO(
+            st, done,
+            cuda_alloc(job->be, tiles * tile_scale_bytes, "weight upload", &job->scale_part));
     for (int32_t tile = 0; tile < m->num_tiles; tile += job->part_tiles)
         QEP_TRY_GOTO(st, done, load_part(job, tile));
 done:

@@ -25,7 +25,7 @@ struct list {
 struct bench {
     struct qep_common common;
     const char *prompts, *depths, *batches, *format, *weights;
-    int64_t num_new, repeats, prefill_chunk;
+    int64_t num_new, repeats;
     struct list prompt_list, depth_list, batch_list;
     struct qep_engine *engine;
     int rows_printed;
@@ -79,7 +79,7 @@ static enum qep_status check(struct bench *b) {
     QEP_TRY(parse_list("d", b->depths, 0, &b->depth_list));
     QEP_TRY(parse_list("b", b->batches, 1, &b->batch_list));
     QEP_TRY(check_model(b));
-    if (b->prefill_chunk % 64 != 0)
+    if (b->common.engine.prefill_chunk % 64 != 0)
         return qep_fail(QEP_ERR_USAGE, "--prefill-chunk: expected a multiple of 64");
     int64_t longest = largest(&b->depth_list) + b->num_new + WARM_UP_STEPS,
             prompt = largest(&b->prompt_list);
@@ -113,7 +113,7 @@ static enum qep_status check_drain(void) {
 /* Prefills `n` tokens into one slot; logits of the last row when wanted. */
 static enum qep_status prefill(struct bench *b, struct qep_plan *plan, int32_t slot, int32_t n,
                                bool logits) {
-    int32_t chunk = (int32_t)b->prefill_chunk;
+    int32_t chunk = (int32_t)b->common.engine.prefill_chunk;
     void *mem = NULL;
     QEP_TRY(qep_alloc((size_t)n + 1, sizeof(int32_t), "prompt", &mem));
     int32_t *ids = mem;
@@ -344,8 +344,7 @@ enum qep_status qep_cmd_bench(struct qep_job *job, int argc, char **argv) {
                       .batches = "1",
                       .format = "md",
                       .num_new = 128,
-                      .repeats = 5,
-                      .prefill_chunk = 512};
+                      .repeats = 5};
     struct qep_option shared[QEP_NUM_COMMON_OPTIONS];
     struct qep_random_model *random = &b.common.engine.random;
     const struct qep_option own[] = {
@@ -369,7 +368,7 @@ enum qep_status qep_cmd_bench(struct qep_job *job, int argc, char **argv) {
          MAX_REPEATS, NULL, NULL},
         {"output", 'o', QEP_OPTION_CHOICE, &b.format, "FORM", "md, json (an object a line), csv", 0,
          0, "md|json|csv", NULL},
-        {"prefill-chunk", 0, QEP_OPTION_INT, &b.prefill_chunk, "N",
+        {"prefill-chunk", 0, QEP_OPTION_INT, &b.common.engine.prefill_chunk, "N",
          "rows per prefill step (default 512)", 64, 1 << 20, NULL, NULL}};
     const struct qep_option_table own_rows = {own, sizeof own / sizeof own[0]};
     const struct qep_option_table shared_rows = {shared, QEP_NUM_COMMON_OPTIONS};

@@ -148,7 +148,8 @@ static enum qep_status generate(struct coordinator *c, struct qep_generate_resul
     const struct qep_generate_request request = {.prompt_ids = c->prompt.items,
                                                  .num_prompt = (int32_t)c->prompt.count,
                                                  .max_new_tokens = (int32_t)c->opt->max_new_tokens,
-                                                 .prefill_chunk = (int32_t)c->opt->prefill_chunk,
+                                                 .prefill_chunk =
+                                                     (int32_t)c->opt->common.engine.prefill_chunk,
                                                  .sampling = c->sampling,
                                                  .stop_ids = c->config.eos_token_id,
                                                  .num_stop = c->config.num_eos,

@@ -42,7 +42,8 @@ static struct qep_option_table own_table(struct qep_run_options *o, struct qep_o
          "qwen3.5|qwen3.5-0.8b|qwen3.6", NULL},
         {"max-new-tokens", 'n', QEP_OPTION_INT, &o->max_new_tokens, "N", "", 0, INT32_MAX, NULL,
          NULL},
-        {"prefill-chunk", 0, QEP_OPTION_INT, &o->prefill_chunk, "N", "", 64, 1 << 20, NULL, NULL},
+        {"prefill-chunk", 0, QEP_OPTION_INT, &o->common.engine.prefill_chunk, "N", "", 64, 1 << 20,
+         NULL, NULL},
         {"ignore-eos", 0, QEP_OPTION_FLAG, &o->ignore_eos, NULL, "", 0, 0, NULL, NULL},
         {"json", 0, QEP_OPTION_FLAG, &o->json, NULL, "", 0, 0, NULL, NULL},
         {"greedy", 0, QEP_OPTION_FLAG, &o->sampling.greedy, NULL, "", 0, 0, NULL, NULL},
@@ -74,9 +75,9 @@ static enum qep_status check(const struct qep_run_options *o) {
                         inputs);
     if (o->think && o->no_think)
         return qep_fail(QEP_ERR_USAGE, "--think and --no-think exclude each other");
-    if (o->prefill_chunk % 64 != 0)
+    if (o->common.engine.prefill_chunk % 64 != 0)
         return qep_fail(QEP_ERR_USAGE, "--prefill-chunk: expected a multiple of 64, found %lld",
-                        (long long)o->prefill_chunk);
+                        (long long)o->common.engine.prefill_chunk);
     if (o->raw && (o->chat != NULL || o->interactive || o->system != NULL))
         return qep_fail(QEP_ERR_USAGE, "--raw goes with --prompt and --prompt-file only");
     if (o->chat != NULL && o->system != NULL)
@@ -97,7 +98,6 @@ enum qep_status qep_run_options_parse(struct qep_comm *comm, int argc, char **ar
     memset(o, 0, sizeof *o);
     o->sampling = (struct qep_sampling)QEP_SAMPLING_DEFAULT;
     o->max_new_tokens = 512;
-    o->prefill_chunk = 512;
     qep_common_init(&o->common, shared);
     const struct qep_option_table own_rows = own_table(o, own);
     const struct qep_option_table shared_rows = {.options = shared,

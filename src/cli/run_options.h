@@ -11,7 +11,7 @@ struct qep_run_options {
     bool interactive;
     const char *system, *template_as;
     bool raw, think, no_think, no_special;
-    int64_t max_new_tokens, prefill_chunk;
+    int64_t max_new_tokens;
     bool ignore_eos, json;
     struct qep_sampling sampling; /* only the fields given count */
     bool temperature_given, top_k_given, top_p_given, min_p_given, presence_given, repetition_given,

@@ -25,6 +25,7 @@ struct qep_engine_options {
     int64_t threads;         /* of this rank; 0: CPUs of the host / local ranks */
     int64_t ctx; /* positions of a sequence; 0: the smaller of the model's and what memory allows */
     int64_t num_slots;              /* sequences at once */
+    int64_t prefill_chunk;          /* rows of one plan, at most */
     double timeout_s;               /* watchdog; 0: off */
     struct qep_random_model random; /* instead of model */
     /* GPUs: between them, auto, nccl or staged; decode steps as CUDA graphs */
@@ -34,7 +35,7 @@ struct qep_engine_options {
 
 #define QEP_ENGINE_OPTIONS_DEFAULT                                                                 \
     {                                                                                              \
-        NULL, "auto", "auto", "auto", "auto", "auto", "auto", 0, 0, 1, 60.0, {NULL, "q4", 0},      \
+        NULL, "auto", "auto", "auto", "auto", "auto", "auto", 0, 0, 1, 512, 60.0, {NULL, "q4", 0}, \
             "auto", "on"                                                                           \
     }
 
@@ -46,6 +47,7 @@ struct qep_engine_facts {
     struct qep_cpu_share cpus;
     int num_threads;
     int32_t ctx;
+    uint64_t gpu_need; /* memory this rank was found to need on its GPU; 0 on hosts */
     double load_s, load_read_s, load_place_s; /* wall; thread-seconds of the two stages */
     uint64_t stored_bytes, tensor_bytes;      /* read by this rank, and after decompression */
 };

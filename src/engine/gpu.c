@@ -133,6 +133,8 @@ enum qep_status engine_connect_gpus(struct qep_engine *e) {
     if (strcmp(e->dc->ops->name, "nccl") == 0) {
         e->be->device->set_wait(e->be, wait_for_transport, e->dc);
         e->facts.transport = "nccl";
+        /* Its buffers are there now: what is free is less. */
+        QEP_TRY(qep_comm_agree(e->comm, qep_backend_cuda_device(e->be, &e->gpu)));
     }
     qep_watchdog_rest(e->dog); /* loading takes its time */
     if (e->comm->rank == 0 && e->comm->num_ranks > 1)

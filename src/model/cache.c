@@ -1,6 +1,7 @@
 #include "model/cache.h"
 
 #include "base/mem.h"
+#include "kernels/device_ops.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -26,6 +27,34 @@ static enum qep_status alloc_dev(struct qep_cache *cache, size_t bytes, const ch
     QEP_TRY(cache->be->ops->alloc(cache->be, bytes, what, dev));
     cache->bytes += bytes;
     return QEP_OK;
+}
+
+static int32_t local_slots(const struct qep_placement *placement, int32_t num_slots) {
+    return placement->attention == QEP_ATTENTION_SEQUENCES
+               ? qep_local_slot(placement, num_slots - 1) + 1
+               : num_slots;
+}
+
+static int32_t blocks_for(int32_t ctx) {
+    return (ctx + QEP_KV_BLOCK - 1) / QEP_KV_BLOCK;
+}
+
+void qep_cache_plan(const struct qep_backend *be, const struct qep_model_config *c,
+                    const struct qep_placement *placement, int rank, int32_t num_slots, int32_t ctx,
+                    enum qep_kv_type kv_type, struct qep_cache_need *need) {
+    size_t slots = (size_t)local_slots(placement, num_slots), blocks = (size_t)blocks_for(ctx);
+    uint64_t (*taken)(const struct qep_backend *, size_t) = be->device->block_bytes;
+    uint64_t block = taken(be, qep_kv_block_bytes(kv_type, c->num_key_value_heads, c->head_dim));
+    *need = (struct qep_cache_need){0};
+    for (int32_t l = 0; l < c->num_hidden_layers; l++) {
+        if (placement->attention != QEP_ATTENTION_SEQUENCES && qep_owner(placement, l, 0) != rank)
+            continue;
+        if (c->layer_types[l] == QEP_LAYER_LINEAR_ATTENTION)
+            need->states += taken(be, slots * conv_floats(c) * sizeof(float)) +
+                            taken(be, slots * state_floats(c) * sizeof(float));
+        else
+            need->blocks += slots * blocks * block + taken(be, slots * blocks * sizeof(void *));
+    }
 }
 
 static enum qep_status create_layer(struct qep_cache *cache, int32_t layer) {
@@ -59,13 +88,12 @@ enum qep_status qep_cache_create(struct qep_backend *be, const struct qep_model_
     QEP_TRY(qep_calloc(1, sizeof(struct qep_cache), "cache", &mem));
     struct qep_cache *cache = mem;
     bool by_sequence = placement->attention == QEP_ATTENTION_SEQUENCES;
-    *cache = (struct qep_cache){
-        .be = be,
-        .config = config,
-        .placement = placement,
-        .kv_type = kv_type,
-        .num_local_slots = by_sequence ? qep_local_slot(placement, num_slots - 1) + 1 : num_slots,
-        .max_blocks = (ctx + QEP_KV_BLOCK - 1) / QEP_KV_BLOCK};
+    *cache = (struct qep_cache){.be = be,
+                                .config = config,
+                                .placement = placement,
+                                .kv_type = kv_type,
+                                .num_local_slots = local_slots(placement, num_slots),
+                                .max_blocks = blocks_for(ctx)};
     enum qep_status st =
         qep_calloc((size_t)config->num_hidden_layers, sizeof *cache->layers, "cache", &mem);
     cache->layers = st == QEP_OK ? mem : NULL;

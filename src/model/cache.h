@@ -32,6 +32,16 @@ struct qep_cache {
 /* The states of one sequence and DeltaNet layer. */
 uint64_t qep_cache_state_bytes(const struct qep_model_config *config);
 
+/* Device memory that a rank will take (backends with a device table): `states` with the first
+ * sequence, `blocks` when all num_slots sequences have ctx positions. */
+struct qep_cache_need {
+    uint64_t states, blocks;
+};
+
+void qep_cache_plan(const struct qep_backend *be, const struct qep_model_config *config,
+                    const struct qep_placement *placement, int rank, int32_t num_slots, int32_t ctx,
+                    enum qep_kv_type kv_type, struct qep_cache_need *need);
+
 /* num_slots sequences of at most ctx positions. Borrows be, config, placement. */
 enum qep_status qep_cache_create(struct qep_backend *be, const struct qep_model_config *config,
                                  const struct qep_placement *placement, int rank, int32_t num_slots,

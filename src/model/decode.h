@@ -76,6 +76,13 @@ static inline bool decode_by_sequence(const struct qep_model *m) {
     return m->placement->attention == QEP_ATTENTION_SEQUENCES;
 }
 
+/* Rows of one owner, at most. */
+int32_t decode_capacity(int32_t num_local_slots);
+
+/* Device memory of m->decode. */
+uint64_t decode_bytes(const struct qep_backend *be, const struct qep_model_config *config,
+                      const struct qep_placement *placement, int rank, int32_t num_local_slots);
+
 /* Runs a BEGIN: m->decode is there afterwards. */
 enum qep_status decode_begin_run(struct qep_model *m, const struct qep_plan *plan);
 

@@ -16,15 +16,23 @@ static int32_t capacity_for(int32_t rows) {
     return c;
 }
 
+static int32_t parts_of(const struct qep_placement *placement) {
+    return placement->attention == QEP_ATTENTION_SEQUENCES ? placement->num_ranks : 1;
+}
+
 static int32_t parts(const struct qep_model *m) {
-    return decode_by_sequence(m) ? m->placement->num_ranks : 1;
+    return parts_of(m->placement);
+}
+
+int32_t decode_capacity(int32_t num_local_slots) {
+    int32_t c = capacity_for(num_local_slots);
+    return c < DECODE_MAX_CAPACITY ? c : DECODE_MAX_CAPACITY;
 }
 
 int32_t qep_model_decode_capacity(const struct qep_model *m) {
     if (m->be->device == NULL)
         return 0;
-    int32_t c = capacity_for(m->cache->num_local_slots);
-    return (c < DECODE_MAX_CAPACITY ? c : DECODE_MAX_CAPACITY) * parts(m);
+    return decode_capacity(m->cache->num_local_slots) * parts(m);
 }
 
 /* ---- memory ---- */
@@ -97,6 +105,37 @@ static enum qep_status create(struct qep_model *m) {
     QEP_TRY(alloc_dev(m, (vocab + 3) / 4 * 4, 1, &d->allowed));
     QEP_TRY(alloc_sides(m, d));
     return upload_ranges(m, d);
+}
+
+uint64_t decode_bytes(const struct qep_backend *be, const struct qep_model_config *config,
+                      const struct qep_placement *placement, int rank, int32_t num_local_slots) {
+    size_t num_parts = (size_t)parts_of(placement), ranks = (size_t)placement->num_ranks;
+    size_t capacity = (size_t)decode_capacity(num_local_slots), rows = capacity * num_parts;
+    size_t vocab = (size_t)config->vocab_size, slots = (size_t)num_local_slots * num_parts;
+    const struct qep_range *own = &placement->vocab_rows[rank];
+    size_t sets = 1;
+    while ((size_t)1 << (sets - 1) < capacity)
+        sets++;
+    const size_t blocks[] = {
+        rows * sizeof(struct qep_span),
+        rows * sizeof(struct qep_device_draw),
+        rows * sizeof(int32_t),
+        rows * sizeof(struct qep_row_candidates),
+        rows * ranks * sizeof(struct qep_row_candidates),
+        slots * vocab,
+        vocab,
+        rows * sizeof(int32_t), /* two sides */
+        rows * sizeof(int32_t),
+        rows * (size_t)(own->end - own->begin) * sizeof(float),
+        rows * (size_t)(own->end - own->begin) * sizeof(float),
+        config->num_experts == 0 ? 0
+                                 : (size_t)placement->dyadic_begin[placement->num_ranks] * sets *
+                                       sizeof(struct qep_expert_range),
+    };
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
+        bytes += be->device->block_bytes(be, blocks[i]);
+    return bytes;
 }
 
 void decode_drop_graphs(struct qep_model *m) {

@@ -19,7 +19,7 @@ enum qep_status model_scratch(struct qep_model *m, enum scratch_id id, size_t co
     if (__builtin_mul_overflow(count, size, &bytes))
         return qep_fail(QEP_ERR_SYSTEM, "scratch: %zu x %zu bytes overflow", count, size);
     if (bytes > b->bytes) {
-        size_t grown = bytes + bytes / 4;
+        size_t grown = model_scratch_grown(bytes);
         m->be->ops->free(m->be, b->data);
         b->data = NULL;
         b->bytes = 0;

@@ -11,7 +11,7 @@
 
 #define OPS (m->be->ops)
 
-enum { SLICE_ROWS = 16 };
+enum { SLICE_ROWS = MODEL_HEAD_ROWS };
 
 /* One slice of wanted rows, known to all ranks. */
 struct slice {

@@ -121,6 +121,11 @@ struct qep_model {
     long step;
 };
 
+/* What a scratch block of `bytes` is made, so that it does not grow with every few rows. */
+static inline size_t model_scratch_grown(size_t bytes) {
+    return bytes + bytes / 4;
+}
+
 /* `count` elements of `size` bytes of scratch; contents survive until asked for more. */
 enum qep_status model_scratch(struct qep_model *m, enum scratch_id id, size_t count, size_t size,
                               void **dev);
@@ -194,6 +199,8 @@ static inline unsigned model_moe_wants(const struct qep_layer_weights *w) {
 enum qep_status model_moe(struct qep_model *m, int32_t layer);
 enum qep_status model_moe_device(struct qep_model *m, int32_t layer);
 enum qep_status model_dense(struct qep_model *m, int32_t layer);
+
+enum { MODEL_HEAD_ROWS = 16 }; /* at once */
 
 /* Final norm, lm_head over all ranks, logits to rank 0. Collective. */
 enum qep_status model_head(struct qep_model *m, qep_logits_fn *on_logits, void *ctx);

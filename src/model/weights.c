@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "kernels/device_ops.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -386,38 +387,88 @@ static void work(void *arg, int thread_idx, int num_threads) {
     }
 }
 
+static void finish(struct loader *ld) {
+    free(ld->jobs);
+    pthread_mutex_destroy(&ld->lock);
+}
+
+/* The weights without contents, and the list of what is to be loaded. */
+static enum qep_status begin(struct loader *ld, const struct qep_placement *placement, int rank,
+                             struct qep_weights **out) {
+    void *mem = NULL;
+    *out = NULL;
+    pthread_mutex_init(&ld->lock, NULL);
+    QEP_TRY(qep_calloc(1, sizeof(struct qep_weights), "weights", &mem));
+    struct qep_weights *w = ld->w = *out = mem;
+    w->be = ld->be;
+    w->config = qep_shard_dir_config(ld->dir);
+    w->num_layers = w->config->num_hidden_layers;
+    w->num_local_experts = placement->experts[rank].end - placement->experts[rank].begin;
+    QEP_TRY(qep_calloc((size_t)w->num_layers, sizeof *w->layers, "weights", (void **)&w->layers));
+    return plan_model(ld, placement, rank);
+}
+
 enum qep_status qep_weights_load(struct qep_backend *be, struct qep_team *team,
                                  const struct qep_shard_dir *dir,
                                  const struct qep_placement *placement, int rank,
                                  enum qep_activations activations, struct qep_weights **out) {
-    void *mem = NULL;
-    *out = NULL;
-    QEP_TRY(qep_calloc(1, sizeof(struct qep_weights), "weights", &mem));
-    struct qep_weights *w = mem;
-    struct loader ld = {.be = be,
-                        .dir = dir,
-                        .w = w,
-                        .activations = activations,
-                        .lock = PTHREAD_MUTEX_INITIALIZER};
-    w->be = be;
-    w->config = qep_shard_dir_config(dir);
-    w->num_layers = w->config->num_hidden_layers;
-    w->num_local_experts = placement->experts[rank].end - placement->experts[rank].begin;
-    enum qep_status st = qep_calloc((size_t)w->num_layers, sizeof *w->layers, "weights", &mem);
-    w->layers = st == QEP_OK ? mem : NULL;
-    if (st == QEP_OK)
-        st = plan_model(&ld, placement, rank);
+    struct loader ld = {.be = be, .dir = dir, .activations = activations};
+    enum qep_status st = begin(&ld, placement, rank, out);
     if (st == QEP_OK) {
         qep_team_run(team, work, &ld);
         if (atomic_load(&ld.failed))
             st = qep_fail(ld.status, "%s", ld.message);
     }
-    free(ld.jobs);
-    pthread_mutex_destroy(&ld.lock);
-    if (st == QEP_OK)
-        *out = w;
-    else
-        qep_weights_destroy(w);
+    finish(&ld);
+    if (st != QEP_OK) {
+        qep_weights_destroy(*out);
+        *out = NULL;
+    }
+    return st;
+}
+
+static enum qep_status need_of_job(const struct loader *ld, const struct job *job,
+                                   struct qep_weights_need *need) {
+    const struct qep_device_ops *dev = ld->be->device;
+    enum qep_weight_type type;
+    int64_t rows, cols;
+    uint64_t loading = 0;
+    char name[sizeof job->name + 16];
+    snprintf(name, sizeof name, job->num_blocks > 0 ? "%s0" : "%s", job->name);
+    QEP_TRY(qep_shard_stat(ld->dir, name, &type, &rows, &cols));
+    if (job->kind == JOB_VECTOR) {
+        need->bytes += dev->block_bytes(ld->be, (size_t)rows * (size_t)cols * sizeof(float));
+        return QEP_OK;
+    }
+    if (job->num_blocks > 0) { /* joined; the last block of the vocabulary may be shorter */
+        int64_t left = ld->w->config->vocab_size - job->block0 * rows;
+        rows = job->num_blocks * rows < left ? job->num_blocks * rows : left;
+    }
+    bool scaled = type == QEP_WEIGHT_INT8 || type == QEP_WEIGHT_INT4;
+    const struct qep_weight_dims dims = {.type = type,
+                                         .rows = (int32_t)rows,
+                                         .cols = (int32_t)cols,
+                                         .group_size =
+                                             scaled ? qep_shard_dir_info(ld->dir)->group_size : 0};
+    need->bytes += dev->weight_bytes(ld->be, &dims, &loading);
+    need->loading = loading > need->loading ? loading : need->loading;
+    return QEP_OK;
+}
+
+enum qep_status qep_weights_plan(struct qep_backend *be, const struct qep_shard_dir *dir,
+                                 const struct qep_placement *placement, int rank,
+                                 enum qep_activations activations, struct qep_weights **out,
+                                 struct qep_weights_need *need) {
+    struct loader ld = {.be = be, .dir = dir, .activations = activations};
+    *need = (struct qep_weights_need){0};
+    enum qep_status st = begin(&ld, placement, rank, out);
+    for (size_t i = 0; st == QEP_OK && i < ld.num_jobs; i++)
+        st = need_of_job(&ld, &ld.jobs[i], need);
+    finish(&ld);
+    if (st != QEP_OK) {
+        qep_weights_destroy(*out);
+        *out = NULL;
+    }
     return st;
 }
 

@@ -66,4 +66,17 @@ enum qep_status qep_weights_load(struct qep_backend *be, struct qep_team *team,
                                  enum qep_activations activations, struct qep_weights **out);
 void qep_weights_destroy(struct qep_weights *weights); /* NULL is fine */
 
+/* Device memory of a rank's weights (backends with a device table). */
+struct qep_weights_need {
+    uint64_t bytes;   /* of all */
+    uint64_t loading; /* beside it, of one thread while it loads */
+};
+
+/* The same weights without their contents: shapes and activation types, all pointers NULL, and what
+ * they would take. Reads no tensor. */
+enum qep_status qep_weights_plan(struct qep_backend *be, const struct qep_shard_dir *dir,
+                                 const struct qep_placement *placement, int rank,
+                                 enum qep_activations activations, struct qep_weights **out,
+                                 struct qep_weights_need *need);
+
 #endif

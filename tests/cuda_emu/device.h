@@ -46,7 +46,7 @@ struct graph_body;
 
 struct device {
     cudaError_t sticky = cudaSuccess;
-    size_t used = 0;
+    size_t used = 0, most_used = 0;
     cudaStream_t legacy = nullptr;
 };
 

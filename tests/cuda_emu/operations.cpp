@@ -192,6 +192,7 @@ cudaError_t cudaMalloc(void **dev, size_t bytes) {
     if (!a)
         return noted(cudaErrorMemoryAllocation);
     d.used += charged;
+    d.most_used = std::max(d.most_used, d.used);
     *dev = reinterpret_cast<void *>(a->lo);
     return cudaSuccess;
 }
@@ -251,6 +252,11 @@ cudaError_t cudaFreeHost(void *host) {
     }
     release(*a);
     return current().sticky;
+}
+
+size_t emu_most_used(int device) {
+    guard hold(lock);
+    return device_at(device).most_used;
 }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {

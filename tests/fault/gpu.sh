@@ -62,10 +62,17 @@ QEP_EMU_SHARED=101376 timeout 60 "$exe" "${run[@]}" --backend auto >/dev/null 2>
 bad "int8 activations" 64 'activations int8' "$exe" "${run[@]}" --activations int8
 bad "fp32 activations" 64 'activations fp32' "$exe" "${run[@]}" --activations fp32
 
-# Too little memory is said before loading, with a number of ranks that would do.
+# Too little memory is said before loading, with what would do.
 bad "little memory" 69 'too little GPU memory.*ranks on GPUs of their own' \
-    env QEP_EMU_MEMORY=330000 "$exe" "${run[@]}"
+    env QEP_EMU_MEMORY=2000000 "$exe" "${run[@]}"
 bad "very little memory" 69 'too little GPU memory.*no number' env QEP_EMU_MEMORY=20000 "$exe" "${run[@]}"
+bad "a context too long" 69 'too little GPU memory.*1 x 4096 positions.*--ctx [0-9]+ would do' \
+    env QEP_EMU_MEMORY=3000000 "$exe" "${run[@]}" --ctx 4096 --prefill-chunk 64
+bad "too many sequences" 69 'too little GPU memory.*16 x 64 positions.*--slots [0-9]+ would do' \
+    env QEP_EMU_MEMORY=3000000 "$exe" "${run[@]}" --ctx 64 --slots 16
+bad "a chunk too large" 69 'too little GPU memory.*--prefill-chunk 128 would do' \
+    env QEP_EMU_MEMORY=3500000 "$exe" "${run[@]}" --ctx 256 --prefill-chunk 512
+good "the chunk that would do" env QEP_EMU_MEMORY=3500000 "$exe" "${run[@]}" --ctx 256 --prefill-chunk 128
 
 # Two ranks on one GPU: NCCL refuses, auto stages through the host.
 bad "two ranks on one GPU" 69 'share one GPU' "$exe" "${run[@]}" --transport nccl --ranks 2

@@ -74,6 +74,8 @@ void model_run(const struct model_run *run, struct model_output *out) {
     job.options.threads = run->threads > 0 ? run->threads : 1;
     job.options.bind = "keep";
     job.options.timeout_s = 0;
+    if (run->prefill_chunk > 0)
+        job.options.prefill_chunk = run->prefill_chunk;
     if (run->device_transport != NULL)
         job.options.device_transport = run->device_transport;
     if (run->cuda_graphs != NULL)

@@ -1,4 +1,5 @@
 #include "base/file.h"
+#include "dist/cgroup.h"
 #include "dist/cpus.h"
 
 #include <check.h>
@@ -55,6 +56,54 @@ START_TEST(quota_of_cgroup_v1) {
     write_file(root, "cpu", "cpu.cfs_quota_us", "200000\n");
     write_file(root, "cpu", "cpu.cfs_period_us", "100000\n");
     ck_assert_int_eq(qep_cpus_quota(self, root), 2);
+    snprintf(command, sizeof command, "rm -r %s", root);
+    ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
+START_TEST(memory_left_in_cgroup_v2) {
+    char root[] = "/tmp/qep-cgroup-XXXXXX", command[64];
+    static const char self[] = "0::/a/b\n";
+    ck_assert_ptr_nonnull(mkdtemp(root));
+    ck_assert(qep_cgroup_memory_left(self, root) == UINT64_MAX);
+    write_file(root, "a", "memory.max", "max\n");
+    ck_assert(qep_cgroup_memory_left(self, root) == UINT64_MAX);
+    write_file(root, "a", "memory.max", "1000000\n");
+    ck_assert_uint_eq(qep_cgroup_memory_left(self, root), 1000000);
+    write_file(root, "a", "memory.current", "700000\n");
+    ck_assert_uint_eq(qep_cgroup_memory_left(self, root), 300000);
+    /* Page cache is given back when it is needed. */
+    write_file(root, "a", "memory.stat", "anon 1\ninactive_file 200000\nactive_file 50000\n");
+    ck_assert_uint_eq(qep_cgroup_memory_left(self, root), 550000);
+    write_file(root, "a", "memory.current", "1700000\n");
+    ck_assert_uint_eq(qep_cgroup_memory_left(self, root), 0);
+    write_file(root, "a", "memory.current", "nonsense\n");
+    ck_assert_uint_eq(qep_cgroup_memory_left(self, root), 1000000);
+    write_file(root, "a/b", "memory.max", "400000\n"); /* the group's own is smaller */
+    ck_assert_uint_eq(qep_cgroup_memory_left(self, root), 400000);
+    ck_assert_uint_eq(qep_cgroup_memory_left("0::/a\n", root), 1000000);
+    ck_assert(qep_cgroup_memory_left("0::/\n", root) == UINT64_MAX);
+    ck_assert(qep_cgroup_memory_left("", root) == UINT64_MAX);
+    write_file(root, "a/b", "memory.max", "\n");
+    ck_assert_uint_eq(qep_cgroup_memory_left(self, root), 1000000);
+    snprintf(command, sizeof command, "rm -r %s", root);
+    ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
+START_TEST(memory_left_in_cgroup_v1) {
+    char root[] = "/tmp/qep-cgroup-XXXXXX", command[64];
+    static const char self[] = "5:cpuset:/job\n9:memory:/slurm/job\n0::/\n";
+    ck_assert_ptr_nonnull(mkdtemp(root));
+    write_file(root, "memory/slurm/job", "memory.limit_in_bytes", "9223372036854771712\n");
+    ck_assert(qep_cgroup_memory_left(self, root) == UINT64_MAX);
+    write_file(root, "memory/slurm", "memory.limit_in_bytes", "8000000\n");
+    write_file(root, "memory/slurm", "memory.usage_in_bytes", "3000000\n");
+    write_file(root, "memory/slurm", "memory.stat",
+               "inactive_file 1\ntotal_inactive_file 500000\ntotal_active_file 500000\n");
+    ck_assert_uint_eq(qep_cgroup_memory_left(self, root), 6000000);
+    write_file(root, "cpuset/job", "memory.limit_in_bytes", "1\n"); /* another controller's */
+    ck_assert_uint_eq(qep_cgroup_memory_left(self, root), 6000000);
     snprintf(command, sizeof command, "rm -r %s", root);
     ck_assert_int_eq(system(command), 0);
 }
@@ -164,6 +213,8 @@ int main(void) {
     TCase *tcase = tcase_create("cpus");
     tcase_add_test(tcase, quota_of_cgroup_v2);
     tcase_add_test(tcase, quota_of_cgroup_v1);
+    tcase_add_test(tcase, memory_left_in_cgroup_v2);
+    tcase_add_test(tcase, memory_left_in_cgroup_v1);
     tcase_add_test(tcase, parts_cover_the_cpus);
     tcase_add_test(tcase, threads_divide_by_count_and_never_bind);
     tcase_add_test(tcase, a_rank_alone_keeps_what_it_was_given);
