@@ -144,6 +144,10 @@ struct qep_weight_dims {
     int32_t rows, cols, group_size;
 };
 
+/* Is what is waited for done? Does not block. */
+typedef enum qep_status qep_query_fn(void *ctx, bool *done);
+typedef enum qep_status qep_wait_fn(void *ctx, qep_query_fn *query, void *query_ctx);
+
 struct qep_device_ops {
     /* Memory that will be taken, for checks before anything is loaded: by an alloc; by a weight,
      * and beside it while it is being loaded; by workspaces and tables under a load; and
@@ -226,12 +230,13 @@ struct qep_device_ops {
     enum qep_status (*graph_launch)(struct qep_backend *be, struct qep_graph *graph);
     void (*graph_destroy)(struct qep_backend *be, struct qep_graph *graph);
     /* What a transport on device memory needs: the backend's cudaStream_t, copies in stream order,
-     * whether the stream is idle, and how sync is to wait while collectives are under way (fn NULL:
-     * as usual). */
+     * whether the stream is idle, and how sync, download and event_wait are to wait while
+     * collectives are under way: fn returns when `query` says that it is done, or with an error
+     * (fn NULL: as usual). */
     void *(*stream)(struct qep_backend *be);
     enum qep_status (*copy)(struct qep_backend *be, void *dst, const void *src, size_t bytes);
     enum qep_status (*query)(struct qep_backend *be, bool *idle);
-    void (*set_wait)(struct qep_backend *be, enum qep_status (*fn)(void *ctx), void *ctx);
+    void (*set_wait)(struct qep_backend *be, qep_wait_fn *fn, void *ctx);
 };
 
 #ifdef __cplusplus

@@ -67,7 +67,7 @@ static void *cuda_stream(struct qep_backend *be) {
     return cuda_backend_of(be)->stream;
 }
 
-static void cuda_set_wait(struct qep_backend *be, enum qep_status (*fn)(void *ctx), void *ctx) {
+static void cuda_set_wait(struct qep_backend *be, qep_wait_fn *fn, void *ctx) {
     cuda_backend_of(be)->wait = fn;
     cuda_backend_of(be)->wait_ctx = ctx;
 }

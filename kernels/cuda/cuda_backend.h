@@ -3,7 +3,7 @@
 #ifndef QEP_KERNELS_CUDA_BACKEND_H
 #define QEP_KERNELS_CUDA_BACKEND_H
 
-#include "kernels/backend.h"
+#include "kernels/device_ops.h"
 
 #ifdef QEP_CUDA_EMU
 #include "cuda_emu/runtime.h" /* the runtime API's names over the emulator */
@@ -47,7 +47,7 @@ struct cuda_backend {
     char isa[16]; /* sm_80, sm_90, emulator */
     struct cuda_pool *pool;
     struct cuda_staging *staging;
-    enum qep_status (*wait)(void *ctx); /* until the stream is idle; NULL: cudaStreamSynchronize */
+    qep_wait_fn *wait; /* NULL: the runtime's own calls */
     void *wait_ctx;
     pthread_mutex_t lock; /* alloc, upload and weight_create come from several threads */
 };

@@ -275,14 +275,24 @@ void cuda_memory_destroy(struct cuda_backend *be) {
 
 /* ---- copies and waiting ---- */
 
+static enum qep_status is_idle(void *ctx, bool *idle) {
+    struct cuda_backend *be = ctx;
+    return cuda_query(&be->base, idle);
+}
+
+/* Where somebody wants to look at other things meanwhile. */
+static enum qep_status wait_for_ops(struct cuda_backend *be) {
+    return be->wait == NULL ? QEP_OK : be->wait(be->wait_ctx, is_idle, be);
+}
+
 enum qep_status cuda_download(struct qep_backend *base, void *host, const void *dev, size_t bytes) {
     struct cuda_backend *be = cuda_backend_of(base);
     if (bytes == 0)
         return QEP_OK;
     QEP_TRY(refuse_capture(be, "download"));
     QEP_TRY(cuda_enter(be));
-    if (be->wait != NULL) /* a copy to pageable memory blocks until the ops before it are done */
-        QEP_TRY(be->wait(be->wait_ctx));
+    /* A copy to pageable memory blocks until the ops before it are done. */
+    QEP_TRY(wait_for_ops(be));
     QEP_TRY(cuda_check(cudaMemcpyAsync(host, dev, bytes, cudaMemcpyDeviceToHost, be->stream),
                        "download"));
     return cuda_sync(base);
@@ -313,8 +323,7 @@ enum qep_status cuda_query(struct qep_backend *base, bool *idle) {
 enum qep_status cuda_sync(struct qep_backend *base) {
     struct cuda_backend *be = cuda_backend_of(base);
     QEP_TRY(refuse_capture(be, "sync"));
-    if (be->wait != NULL)
-        QEP_TRY(be->wait(be->wait_ctx));
+    QEP_TRY(wait_for_ops(be));
     cudaError_t error = cudaStreamSynchronize(be->stream);
     if (error == cudaSuccess)
         return QEP_OK;

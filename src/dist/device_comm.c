@@ -53,21 +53,32 @@ enum qep_status qep_device_move(struct qep_device_comm *dc, int from, int to, co
     return qep_device_send(dc, &dc->moves, send, recv);
 }
 
-enum qep_status qep_device_wait_idle(struct qep_device_comm *dc, double timeout_s,
-                                     const char *what) {
+static enum qep_status wait_until(struct qep_device_comm *dc,
+                                  enum qep_status (*query)(void *ctx, bool *done), void *ctx,
+                                  double timeout_s, const char *what) {
     struct qep_backoff backoff;
-    bool idle = false;
+    bool done = false;
     qep_backoff_init(&backoff, dc->spins);
     backoff.max_sleep_us = MAX_STREAM_SLEEP_US;
     for (;;) {
-        QEP_TRY(dc->memory.query(dc->memory.ctx, &idle));
+        QEP_TRY(query(ctx, &done));
         QEP_TRY(dc->ops->poll_errors(dc));
-        if (idle)
+        if (done)
             return QEP_OK;
         if (timeout_s > 0.0 && backoff.waited_s > timeout_s)
             return qep_fail(QEP_ERR_INTERRUPTED, "no progress for %g s in %s", timeout_s, what);
         qep_backoff_wait(&backoff);
     }
+}
+
+enum qep_status qep_device_wait_idle(struct qep_device_comm *dc, double timeout_s,
+                                     const char *what) {
+    return wait_until(dc, dc->memory.query, dc->memory.ctx, timeout_s, what);
+}
+
+enum qep_status qep_device_wait_until(struct qep_device_comm *dc,
+                                      enum qep_status (*query)(void *ctx, bool *done), void *ctx) {
+    return wait_until(dc, query, ctx, 0.0, "");
 }
 
 enum qep_status qep_device_equal_alltoall(struct qep_device_comm *dc, size_t *equal,

@@ -93,6 +93,11 @@ enum qep_status qep_device_comm_create(struct qep_comm *comm,
                                        struct qep_device_comm **out);
 void qep_device_comm_destroy(struct qep_device_comm *dc); /* NULL is fine */
 
+/* Until query(ctx) says done, looking for errors of the transport meanwhile, with back-off, as
+ * ops->wait does for the whole stream. */
+enum qep_status qep_device_wait_until(struct qep_device_comm *dc,
+                                      enum qep_status (*query)(void *ctx, bool *done), void *ctx);
+
 /* Collective: the alltoallv of these messages. */
 enum qep_status qep_device_send(struct qep_device_comm *dc, const struct qep_messages *messages,
                                 const void *send, void *recv);

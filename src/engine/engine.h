@@ -58,7 +58,8 @@ struct qep_engine;
  */
 enum qep_status qep_engine_create(struct qep_comm *comm, const struct qep_engine_options *options,
                                   struct qep_engine **out);
-void qep_engine_destroy(struct qep_engine *engine); /* NULL is fine */
+/* NULL is fine. A broken engine on several GPUs is left as it is: the job is to be aborted. */
+void qep_engine_destroy(struct qep_engine *engine);
 
 const struct qep_model_config *qep_engine_config(const struct qep_engine *engine);
 const struct qep_engine_facts *qep_engine_get_facts(const struct qep_engine *engine);

@@ -110,9 +110,8 @@ static enum qep_status warm_up(struct qep_engine *e) {
     return st;
 }
 
-static enum qep_status wait_for_transport(void *ctx) {
-    struct qep_device_comm *dc = ctx;
-    return dc->ops->wait(dc);
+static enum qep_status wait_with_transport(void *ctx, qep_query_fn *query, void *query_ctx) {
+    return qep_device_wait_until(ctx, query, query_ctx);
 }
 
 enum qep_status engine_connect_gpus(struct qep_engine *e) {
@@ -131,7 +130,7 @@ enum qep_status engine_connect_gpus(struct qep_engine *e) {
     if (e->comm->num_ranks > 1)
         QEP_TRY(warm_up(e));
     if (strcmp(e->dc->ops->name, "nccl") == 0) {
-        e->be->device->set_wait(e->be, wait_for_transport, e->dc);
+        e->be->device->set_wait(e->be, wait_with_transport, e->dc);
         e->facts.transport = "nccl";
         /* Its buffers are there now: what is free is less. */
         QEP_TRY(qep_comm_agree(e->comm, qep_backend_cuda_device(e->be, &e->gpu)));

@@ -166,13 +166,29 @@ static enum qep_status issue(struct qep_model *m, int32_t kv_end, int side) {
     return DEV->graph_launch(m->be, g->graph);
 }
 
+static enum qep_status take(struct qep_model *m, int32_t *tokens) {
+    struct model_decode *d = m->decode;
+    if (d == NULL || d->taken == d->issued)
+        return qep_fail(QEP_ERR_BUG, "decode: no step is under way");
+    int side = (int)(d->taken % DECODE_UNDER_WAY);
+    QEP_TRY(DEV->event_wait(m->be, d->side[side].done));
+    d->taken++;
+    for (int32_t i = 0; i < d->num_sequences; i++) {
+        int32_t token = d->side[side].host[d->index[i]];
+        d->still[d->index[i]] = d->still[d->index[i]] || token < 0;
+        if (tokens != NULL)
+            tokens[i] = token;
+    }
+    return QEP_OK;
+}
+
 static enum qep_status step(struct qep_model *m) {
     struct model_decode *d = m->decode;
     int32_t end = 0;
     if (d == NULL || d->num_sequences == 0)
         return qep_fail(QEP_ERR_BUG, "decode: STEP before BEGIN");
     if (d->issued - d->taken == DECODE_UNDER_WAY)
-        QEP_TRY(qep_model_decode_take(m, NULL));
+        QEP_TRY(take(m, NULL));
     int side = (int)(d->issued % DECODE_UNDER_WAY);
     QEP_TRY(reserve_blocks(m, &end));
     QEP_TRY(issue(m, kv_bucket(m, end), side));
@@ -185,19 +201,7 @@ static enum qep_status step(struct qep_model *m) {
 }
 
 enum qep_status qep_model_decode_take(struct qep_model *m, int32_t *tokens) {
-    struct model_decode *d = m->decode;
-    if (d == NULL || d->taken == d->issued)
-        return qep_fail(QEP_ERR_BUG, "decode: no step is under way");
-    int side = (int)(d->taken % DECODE_UNDER_WAY);
-    QEP_TRY(model_name_step(m, DEV->event_wait(m->be, d->side[side].done)));
-    d->taken++;
-    for (int32_t i = 0; i < d->num_sequences; i++) {
-        int32_t token = d->side[side].host[d->index[i]];
-        d->still[d->index[i]] = d->still[d->index[i]] || token < 0;
-        if (tokens != NULL)
-            tokens[i] = token;
-    }
-    return QEP_OK;
+    return model_name_step(m, take(m, tokens));
 }
 
 /* The logits that a step since BEGIN drew from, one of the newest two, joined on rank 0: row

@@ -223,7 +223,8 @@ void emu_set_seed(uint64_t seed);
 
 /* The operations of the last capture that ended well, on any thread: the nodes of its graph. */
 size_t emu_captured_nodes(void);
-/* The most memory that was allocated on a device at once, as it is charged against QEP_EMU_MEMORY. */
+/* The most memory that was allocated on a device at once, as it is charged against QEP_EMU_MEMORY.
+ */
 size_t emu_most_used(int device);
 
 /* For pools that hand out parts of one cudaMalloc. The three wait for the device's work first; ptr

@@ -96,6 +96,15 @@ bad "an operation fails" 69 'nccl' env QEP_EMU_DEVICES=2 QEP_FAKE_NCCL=fail_rank
     "${run[@]}" --transport nccl --ranks 2
 bad "a peer dies in a collective" 69 'nccl' env QEP_EMU_DEVICES=2 QEP_FAKE_NCCL=lost_rank=1,lost_op=20 \
     "$exe" "${run[@]}" --transport nccl --ranks 2
+# While tokens are waited for, long before the watchdog looks.
+for graphs in on off; do
+    for ranks in 2 3; do
+        bad "a peer of $ranks dies in a decode step, graphs $graphs" 69 \
+            'failed: remote process exited.*connection to rank 1.*in step' env QEP_EMU_DEVICES=3 \
+            QEP_FAKE_NCCL=lost_rank=1,lost_op=200 "$exe" "${run[@]}" --max-new-tokens 100 --ignore-eos \
+            --transport nccl --ranks $ranks --cuda-graphs $graphs --timeout 20
+    done
+done
 bad "a peer hangs in a collective" 75 'no progress' env QEP_EMU_DEVICES=2 \
     QEP_FAKE_NCCL=stuck_rank=1,stuck_op=20 "$exe" "${run[@]}" --transport nccl --ranks 2 --timeout 3
 
