@@ -73,7 +73,7 @@ test_names() { # test_cuda_matmul ...
 run_test() { # NAME COMMAND...
     local name=$1 begin=$SECONDS rc
     shift
-    CK_FORK=no timeout -k 5 100 "$@" >"$out/$name.log" 2>&1
+    QEP_TEST_NEEDS_DEVICE=1 CK_FORK=no timeout -k 5 100 "$@" >"$out/$name.log" 2>&1
     rc=$?
     echo "$name: exit $rc after $((SECONDS - begin)) s: $(grep '^[0-9]*%:' "$out/$name.log" | tail -n 1)"
     [ $rc -eq 0 ] || tail -n 15 "$out/$name.log" | sed 's/^/    | /'

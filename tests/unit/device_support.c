@@ -1,7 +1,37 @@
 #include "device_support.h"
 
 #include <check.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* In a process of its own: is there a device? */
+static int look_for_device(void) {
+    struct qep_backend *be = NULL;
+    const char *needed = getenv("QEP_TEST_NEEDS_DEVICE");
+    if (qep_cuda_present())
+        return 0;
+    if (qep_backend_cuda_create(NULL, -1, 0, &be) == QEP_OK)
+        return 0; /* another of the devices does */
+    bool must = needed != NULL && needed[0] != '\0' && needed[0] != '0';
+    printf("%s: %s\n", must ? "FAILED, a device is needed" : "skipped", qep_last_error());
+    return must ? EXIT_FAILURE : SKIPPED;
+}
+
+int without_device(void) {
+    int status = 0;
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        int code = look_for_device();
+        fflush(NULL);
+        _exit(code);
+    }
+    if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status))
+        return EXIT_FAILURE;
+    return WEXITSTATUS(status);
+}
 
 void ok(enum qep_status st) {
     if (st != QEP_OK)
@@ -30,6 +60,12 @@ void *dev_put(struct qep_backend *be, const void *host, size_t bytes) {
 
 void dev_get(struct qep_backend *be, void *host, const void *dev, size_t bytes) {
     ok(be->ops->download(be, host, dev, bytes));
+}
+
+void *to_host(struct qep_backend *be, const void *dev, size_t bytes) {
+    void *host = must_alloc(bytes);
+    dev_get(be, host, dev, bytes);
+    return host;
 }
 
 void dev_take(struct qep_backend *be, void *host, void *dev, size_t bytes) {

@@ -45,10 +45,10 @@ void make_layer(struct layer *l, struct qep_backend *cuda, struct qep_backend *r
     l->weights = must_alloc(pairs * sizeof *l->weights);
     l->base = random_floats(rng, rows * hidden, 1.0f);
     choose_experts(rng, l);
-    l->dev_rows = to_device(cuda, l->rows, rows * l->row_bytes);
-    l->dev_idx = to_device(cuda, l->idx, pairs * 4);
-    l->dev_weights = to_device(cuda, l->weights, pairs * 4);
-    l->dev_base = to_device(cuda, l->base, rows * hidden * 4);
+    l->dev_rows = dev_put(cuda, l->rows, rows * l->row_bytes);
+    l->dev_idx = dev_put(cuda, l->idx, pairs * 4);
+    l->dev_weights = dev_put(cuda, l->weights, pairs * 4);
+    l->dev_base = dev_put(cuda, l->base, rows * hidden * 4);
 }
 
 void free_layer(struct layer *l) {
@@ -110,9 +110,9 @@ void make_ranks(struct ranks *r, const struct layer *l, const struct split *spli
         }
         first_row += num * l->c->num_rows;
     }
-    r->dev_expert_range = to_device(l->cuda, r->expert_range, sizeof r->expert_range);
-    r->dev_expert_rank = to_device(l->cuda, r->expert_rank, sizeof r->expert_rank);
-    r->dev_ranges = to_device(l->cuda, r->ranges, (size_t)r->num_ranges * sizeof r->ranges[0]);
+    r->dev_expert_range = dev_put(l->cuda, r->expert_range, sizeof r->expert_range);
+    r->dev_expert_rank = dev_put(l->cuda, r->expert_rank, sizeof r->expert_rank);
+    r->dev_ranges = dev_put(l->cuda, r->ranges, (size_t)r->num_ranges * sizeof r->ranges[0]);
 }
 
 void free_ranks(struct ranks *r) {
@@ -168,7 +168,7 @@ float *nan_partials(const struct layer *l, const struct ranks *r) {
     size_t bytes = partial_bytes(l, r);
     void *nans = must_alloc(bytes);
     memset(nans, 0xff, bytes);
-    float *dev = to_device(l->cuda, nans, bytes);
+    float *dev = dev_put(l->cuda, nans, bytes);
     free(nans);
     return dev;
 }

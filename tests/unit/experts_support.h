@@ -3,7 +3,7 @@
 #ifndef QEP_TESTS_EXPERTS_SUPPORT_H
 #define QEP_TESTS_EXPERTS_SUPPORT_H
 
-#include "cuda_support.h"
+#include "device_support.h"
 
 enum { NUM_EXPERTS = 20, MAX_RANKS = 4, MAX_RANGES = 32 };
 

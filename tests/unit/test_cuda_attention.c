@@ -17,7 +17,7 @@ static void setup(void) {
 }
 
 static void teardown(void) {
-    cuda->ops->destroy(cuda);
+    close_cuda(cuda);
     ref->ops->destroy(ref);
 }
 
@@ -417,6 +417,9 @@ static TCase *add_case(Suite *suite, const char *name) {
 }
 
 int main(void) {
+    int missing = without_device();
+    if (missing != 0)
+        return missing;
     Suite *suite = suite_create("cuda attention");
     TCase *tc = add_case(suite, "short"); /* what tests/seeded_defects.sh runs */
     tcase_add_loop_test(tc, prefill_agrees_however_it_is_cut, 0, 3);

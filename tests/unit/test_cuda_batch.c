@@ -3,6 +3,7 @@
  * that others have used before. */
 #include "cli/common.h"
 #include "engine/generate.h"
+#include "tests/unit/device_support.h"
 #include "tests/support/golden.h"
 #include "tests/support/run_model.h"
 
@@ -212,6 +213,9 @@ START_TEST(company_does_not_matter) {
 END_TEST
 
 int main(void) {
+    int missing = without_device();
+    if (missing != 0)
+        return missing;
     Suite *suite = suite_create("cuda_batch");
     TCase *tc = tcase_create("cuda_batch");
     setenv("QEP_EMU_DEVICES", "4", 0);

@@ -16,7 +16,7 @@ static void setup(void) {
 }
 
 static void teardown(void) {
-    cuda->ops->destroy(cuda);
+    close_cuda(cuda);
     ref->ops->destroy(ref);
 }
 
@@ -310,6 +310,9 @@ static TCase *add_case(Suite *suite, const char *name) {
 }
 
 int main(void) {
+    int missing = without_device();
+    if (missing != 0)
+        return missing;
     Suite *suite = suite_create("cuda delta");
     TCase *tc = add_case(suite, "short"); /* what tests/seeded_defects.sh runs */
     tcase_add_loop_test(tc, delta_matches_float64_scan_at_every_length, 63, 67);

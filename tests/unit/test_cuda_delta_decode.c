@@ -17,7 +17,7 @@ static void setup(void) {
 }
 
 static void teardown(void) {
-    cuda->ops->destroy(cuda);
+    close_cuda(cuda);
 }
 
 /* key heads, value heads, key dim, value dim, conv taps, eps */
@@ -276,6 +276,9 @@ static void add_cases(TCase *tc, int begin, int end) {
 }
 
 int main(void) {
+    int missing = without_device();
+    if (missing != 0)
+        return missing;
     enum { SHORT = 5 }; /* what tests/seeded_defects.sh runs */
     Suite *suite = suite_create("cuda delta decode");
     TCase *tc = tcase_create("short");

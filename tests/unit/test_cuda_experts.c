@@ -3,12 +3,13 @@
  * and through packets, eager and replayed. */
 #include "experts_support.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static struct qep_backend *ref, *cuda;
 
 static void setup(void) {
-    ck_assert_int_eq(qep_backend_reference_create(&ref), QEP_OK);
+    ref = open_reference();
     cuda = open_cuda();
 }
 
@@ -61,7 +62,7 @@ static void free_items(struct items *items) {
 static float *run_experts(const struct layer *l, const struct items *items, int32_t first,
                           int32_t count, int32_t decode) {
     size_t bytes = (size_t)(count > 0 ? count : 1) * (size_t)l->c->hidden * sizeof(float);
-    float *out = device_room(cuda, bytes);
+    float *out = dev_put(cuda, NULL, bytes);
     struct qep_expert_args args = {.rows = l->dev_rows,
                                    .row_stride = l->row_bytes,
                                    .act_type = QEP_ACT_BF16,
@@ -151,7 +152,7 @@ static void launch_plain(const struct layer *l, const struct ranks *r, int32_t d
 /* Every rank sees every row. */
 static float *run_plain(const struct layer *l, const struct ranks *r, int32_t decode) {
     size_t bytes = (size_t)l->c->num_rows * (size_t)l->c->hidden * 4;
-    float *partials = nan_partials(l, r), *out = device_room(cuda, bytes);
+    float *partials = nan_partials(l, r), *out = dev_put(cuda, NULL, bytes);
     launch_plain(l, r, decode, partials, out);
     float *host = to_host(cuda, out, bytes);
     cuda->ops->free(cuda, partials);
@@ -162,7 +163,7 @@ static float *run_plain(const struct layer *l, const struct ranks *r, int32_t de
 /* One rank without partials, in place. */
 static float *run_alone(const struct layer *l, const struct ranks *r, int32_t decode) {
     size_t bytes = (size_t)l->c->num_rows * (size_t)l->c->hidden * 4;
-    float *out = to_device(cuda, l->base, bytes);
+    float *out = dev_put(cuda, l->base, bytes);
     struct qep_routed_args args = routed_args(l, r, 0, decode);
     args.base = out;
     args.expert_range = NULL;
@@ -199,11 +200,11 @@ static float *run_packets(const struct layer *l, const struct ranks *r, int32_t 
     size_t ranks = (size_t)r->split->num_ranks, list_bytes = ranks * (size_t)n * 4;
     size_t bytes = (size_t)n * (size_t)l->c->hidden * 4;
     size_t packet = qep_packet_bytes(l->row_bytes, k);
-    int32_t *dev_rows = device_room(cuda, list_bytes),
-            *dev_positions = device_room(cuda, list_bytes);
-    int32_t *dev_counts = device_room(cuda, ranks * 4);
-    float *partials = nan_partials(l, r), *out = to_device(cuda, l->base, bytes);
-    char *packets = device_room(cuda, (size_t)n * packet);
+    int32_t *dev_rows = dev_put(cuda, NULL, list_bytes),
+            *dev_positions = dev_put(cuda, NULL, list_bytes);
+    int32_t *dev_counts = dev_put(cuda, NULL, ranks * 4);
+    float *partials = nan_partials(l, r), *out = dev_put(cuda, l->base, bytes);
+    char *packets = dev_put(cuda, NULL, (size_t)n * packet);
     struct qep_topk topk = plain_topk(l);
     OK(cuda->device->route_lists(cuda, &topk, n, r->dev_expert_rank, (int32_t)ranks, dev_rows,
                                  dev_positions, dev_counts));
@@ -258,8 +259,8 @@ static float *run_tree(const struct layer *l, int32_t decode) {
         begin[r + 1] = at;
     }
     float *dev_leaves =
-        to_device(cuda, leaves, (size_t)(items.count > 0 ? items.count : 1) * hidden * 4);
-    float *out = device_room(cuda, bytes), *want = must_alloc(bytes);
+        dev_put(cuda, leaves, (size_t)(items.count > 0 ? items.count : 1) * hidden * 4);
+    float *out = dev_put(cuda, NULL, bytes), *want = must_alloc(bytes);
     struct qep_tree_args args = {l->base, leaves, n, l->c->hidden, begin, row, id};
     OK(ref->ops->tree_sum(ref, &args, want));
     args.base = l->dev_base;
@@ -324,8 +325,6 @@ static void check_types(struct rng *rng, const struct expert_case *c, enum qep_w
 
 START_TEST(experts_agree) {
     struct rng rng = {(uint64_t)_i + 500};
-    if (cuda == NULL)
-        return;
     check_types(&rng, &cases[_i], QEP_WEIGHT_BF16, QEP_WEIGHT_BF16, 1);
     check_types(&rng, &cases[_i], QEP_WEIGHT_INT8, QEP_WEIGHT_INT4, 1);
     check_types(&rng, &cases[_i], QEP_WEIGHT_INT4, QEP_WEIGHT_INT8, NUM_SPLITS);
@@ -339,8 +338,6 @@ START_TEST(many_rows_sort_in_blocks) {
     struct rng rng = {77};
     struct layer l;
     struct ranks r;
-    if (cuda == NULL)
-        return;
     make_layer(&l, cuda, ref, &rng, &many, QEP_WEIGHT_INT4, QEP_WEIGHT_INT8);
     pad(&l);
     float *want = run_tree(&l, 0);
@@ -381,11 +378,9 @@ START_TEST(captured_steps_follow_new_ids) {
     struct ranks r;
     struct qep_graph *graph = NULL;
     size_t bytes = 9 * 64 * 4;
-    if (cuda == NULL)
-        return;
     make_layer(&l, cuda, ref, &rng, &c, QEP_WEIGHT_INT4, QEP_WEIGHT_INT4);
     make_ranks(&r, &l, &splits[1]);
-    float *partials = nan_partials(&l, &r), *out = device_room(cuda, bytes);
+    float *partials = nan_partials(&l, &r), *out = dev_put(cuda, NULL, bytes);
     launch_plain(&l, &r, 1, partials, out); /* workspaces grow now */
     OK(cuda->device->capture_begin(cuda));
     launch_plain(&l, &r, 1, partials, out);
@@ -463,9 +458,9 @@ START_TEST(tree_sum_agrees) {
           *base = random_floats(&rng, OUT * width, 1.0f);
     float *want = must_alloc(bytes);
     for (int with_base = 0; cuda != NULL && with_base < 2; with_base++) {
-        float *dev_src = to_device(cuda, src, SRC * width * 4),
-              *dev_base = to_device(cuda, base, bytes);
-        float *out = device_room(cuda, bytes);
+        float *dev_src = dev_put(cuda, src, SRC * width * 4),
+              *dev_base = dev_put(cuda, base, bytes);
+        float *out = dev_put(cuda, NULL, bytes);
         struct qep_tree_args args = {with_base ? base : NULL, src, OUT, cols[_i], begin, row, id};
         OK(ref->ops->tree_sum(ref, &args, want));
         args.base = with_base ? dev_base : NULL;
@@ -494,8 +489,8 @@ START_TEST(gather_rows_copies) {
     for (size_t i = 0; i < ROWS * bytes; i++)
         rows[i] = (uint8_t)rng_next(&rng);
     if (cuda != NULL) {
-        void *dev = to_device(cuda, rows, ROWS * bytes), *out = device_room(cuda, NUM * bytes);
-        int32_t *dev_list = to_device(cuda, list, sizeof list);
+        void *dev = dev_put(cuda, rows, ROWS * bytes), *out = dev_put(cuda, NULL, NUM * bytes);
+        int32_t *dev_list = dev_put(cuda, list, sizeof list);
         OK(cuda->device->gather_rows(cuda, out, dev, bytes, dev_list, NUM));
         uint8_t *got = to_host(cuda, out, NUM * bytes);
         for (size_t j = 0; j < NUM; j++)
@@ -510,6 +505,9 @@ START_TEST(gather_rows_copies) {
 END_TEST
 
 int main(void) {
+    int missing = without_device();
+    if (missing != 0)
+        return missing;
     Suite *suite = suite_create("cuda_experts");
     TCase *tc = tcase_create("experts");
     tcase_set_timeout(tc, 300);

@@ -1,5 +1,6 @@
 /* Golden models on the CUDA backend: as close to Hugging Face's float32 logits as its own bf16 run
  * is. */
+#include "tests/unit/device_support.h"
 #include "tests/support/golden_run.h"
 
 #include <check.h>
@@ -27,6 +28,9 @@ START_TEST(is_as_close_as_hf_bf16) {
 END_TEST
 
 int main(void) {
+    int missing = without_device();
+    if (missing != 0)
+        return missing;
     Suite *suite = suite_create("cuda_golden");
     TCase *tc = tcase_create("cuda_golden");
     tcase_set_timeout(tc, 900);

@@ -380,6 +380,9 @@ static TCase *add_case(Suite *suite, const char *name) {
 }
 
 int main(void) {
+    int missing = without_device();
+    if (missing != 0)
+        return missing;
     Suite *suite = suite_create("cuda hazards");
     setenv("QEP_EMU_DEVICES", "2", 0);
     TCase *tc = add_case(suite, "ops");

@@ -125,6 +125,9 @@ END_TEST
 #endif
 
 int main(void) {
+    int missing = without_device();
+    if (missing != 0)
+        return missing;
     Suite *suite = suite_create("cuda_launches");
     TCase *tc = tcase_create("cuda_launches");
     tcase_set_timeout(tc, 300);

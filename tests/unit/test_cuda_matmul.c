@@ -1,17 +1,18 @@
 /* Packed weights, matmul in both phases and embedding of the cuda backend against the reference:
  * single products and calls of several, awkward shapes, every pair of types it takes, equal bits
  * for any number and place of rows. */
-#include "cuda_support.h"
+#include "device_support.h"
 
 #include "kernels/cuda/cuda_backend.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 static struct qep_backend *ref, *cuda;
 
 static void setup(void) {
-    ck_assert_int_eq(qep_backend_reference_create(&ref), QEP_OK);
+    ref = open_reference();
     cuda = open_cuda();
 }
 
@@ -76,7 +77,7 @@ static struct qep_weight *upload(struct qep_backend *be, const struct qep_host_w
 static float *run(const struct qep_weight *w, const char *dev_acts, const struct acts *a,
                   enum qep_act_type type, int32_t first, int32_t n, int32_t rows, int32_t decode) {
     size_t bytes = (size_t)n * (size_t)rows * sizeof(float);
-    float *out = device_room(cuda, bytes);
+    float *out = dev_put(cuda, NULL, bytes);
     enum qep_status st =
         multiply(cuda, out, dev_acts + (size_t)first * a->stride, a->stride, type, w, n, decode);
     ck_assert_msg(st == QEP_OK, "%s", qep_last_error());
@@ -106,7 +107,7 @@ static void check_matmul(struct rng *rng, const struct shape *s, enum qep_weight
     struct qep_weight *rw = upload(ref, &host), *cw = upload(cuda, &host);
     size_t outs = (size_t)s->n * (size_t)s->rows;
     float *want = must_alloc(outs * sizeof *want);
-    char *dev_acts = to_device(cuda, a.rows, a.bytes);
+    char *dev_acts = dev_put(cuda, a.rows, a.bytes);
     ck_assert_int_eq(
         multiply(ref, want, a.plain, (size_t)s->cols * sizeof(float), QEP_ACT_F32, rw, s->n, 0),
         QEP_OK);
@@ -167,12 +168,12 @@ static void run_group(struct qep_backend *be, const struct group *g, struct qep_
                       const char *acts, size_t stride, enum qep_act_type act, int32_t first,
                       int32_t n, int32_t decode, float **got) {
     struct qep_product products[QEP_MAX_PRODUCTS];
-    float *gate = to_device(be, g->gate + first, (size_t)n * sizeof *gate);
+    float *gate = dev_put(be, g->gate + first, (size_t)n * sizeof *gate);
     for (int32_t i = 0; i < g->shape->num; i++) {
         size_t rows = (size_t)g->shape->rows[i];
         products[i] = (struct qep_product){.weight = w[i],
-                                           .out = to_device(be, g->before[i] + (size_t)first * rows,
-                                                            (size_t)n * rows * sizeof(float)),
+                                           .out = dev_put(be, g->before[i] + (size_t)first * rows,
+                                                          (size_t)n * rows * sizeof(float)),
                                            .epilogue = g->epilogue[i],
                                            .gate = gate};
     }
@@ -213,7 +214,7 @@ static void check_group(struct rng *rng, const struct group_shape *shape, int mi
     struct acts a = make_acts(rng, act, n, shape->cols);
     struct qep_weight *rw[QEP_MAX_PRODUCTS], *cw[QEP_MAX_PRODUCTS];
     float *want[QEP_MAX_PRODUCTS], *got[QEP_MAX_PRODUCTS];
-    char *dev_acts = to_device(cuda, a.rows, a.bytes), what[128];
+    char *dev_acts = dev_put(cuda, a.rows, a.bytes), what[128];
     create_weights(ref, &g, rw);
     create_weights(cuda, &g, cw);
     run_group(ref, &g, rw, (const char *)a.plain, (size_t)shape->cols * sizeof(float), QEP_ACT_F32,
@@ -272,11 +273,11 @@ START_TEST(products_share_launches) {
         struct acts a = make_acts(&rng, act, 1, s->cols);
         struct qep_weight *w[QEP_MAX_PRODUCTS];
         struct qep_product products[QEP_MAX_PRODUCTS] = {{0}};
-        char *dev_acts = to_device(cuda, a.rows, a.bytes);
+        char *dev_acts = dev_put(cuda, a.rows, a.bytes);
         create_weights(cuda, &g, w);
         for (int32_t i = 0; i < s->num; i++) {
             products[i].weight = w[i];
-            products[i].out = device_room(cuda, (size_t)s->rows[i] * sizeof(float));
+            products[i].out = dev_put(cuda, NULL, (size_t)s->rows[i] * sizeof(float));
         }
         ck_assert_uint_eq(count_launches(products, s->num, dev_acts, a.stride, act),
                           mix < NUM_MIXES ? want[mix] : 2);
@@ -305,7 +306,7 @@ START_TEST(slices_follow_the_whole) {
     struct acts a = make_acts(&rng, act, 1, shape.cols);
     struct qep_weight *rw[QEP_MAX_PRODUCTS], *cw[QEP_MAX_PRODUCTS], *part;
     float *want[QEP_MAX_PRODUCTS], *got[QEP_MAX_PRODUCTS], *whole;
-    char *dev_acts = to_device(cuda, a.rows, a.bytes);
+    char *dev_acts = dev_put(cuda, a.rows, a.bytes);
     create_weights(ref, &g, rw);
     create_weights(cuda, &g, cw);
     run_group(ref, &g, rw, (const char *)a.plain, (size_t)shape.cols * sizeof(float), QEP_ACT_F32,
@@ -323,7 +324,7 @@ START_TEST(slices_follow_the_whole) {
         rows.scales += qep_weight_num_scales(AT, shape.cols, rows.group_size);
     part = upload(cuda, &rows);
     struct qep_product product = {
-        .weight = part, .out = device_room(cuda, PART * sizeof(float)), .whole_rows = ROWS};
+        .weight = part, .out = dev_put(cuda, NULL, PART * sizeof(float)), .whole_rows = ROWS};
     float *out = product.out;
     whole = run(cw[0], dev_acts, &a, act, 0, 1, ROWS, 1);
     ck_assert_int_eq(cuda->ops->matmul(cuda, &product, 1, dev_acts, a.stride, act, 1, 1), QEP_OK);
@@ -382,7 +383,7 @@ static void check_unit_rows(enum qep_weight_type type, enum qep_act_type act, in
     ck_assert_int_eq(ref->ops->embed(ref, weights, rw, ids, ROWS), QEP_OK);
     ck_assert_int_eq(ref->ops->act_convert(ref, rows, stride, act, unit, COLS, COLS), QEP_OK);
     struct acts a = {.stride = stride};
-    char *dev = to_device(cuda, rows, COLS * stride);
+    char *dev = dev_put(cuda, rows, COLS * stride);
     float *got = run(cw, dev, &a, act, 0, COLS, ROWS, decode);
     for (int c = 0; c < COLS; c++)
         for (int r = 0; r < ROWS; r++)
@@ -430,7 +431,7 @@ START_TEST(matmul_sums_integers_exactly) {
         struct acts a = {.stride = qep_act_row_bytes(QEP_ACT_BF16, COLS)};
         char *rows = must_alloc(a.stride);
         ref->ops->act_convert(ref, rows, a.stride, QEP_ACT_BF16, x, 1, COLS);
-        char *dev = to_device(cuda, rows, a.stride);
+        char *dev = dev_put(cuda, rows, a.stride);
         float *got = run(w, dev, &a, QEP_ACT_BF16, 0, 1, ROWS, decode);
         for (int r = 0; r < ROWS; r++) {
             double want = 0.0;
@@ -457,8 +458,8 @@ START_TEST(embed_reads_rows_exactly) {
     ck_assert_int_eq(ref->ops->embed(ref, want, rw, ids, N), QEP_OK);
     if (cuda != NULL) {
         struct qep_weight *w = upload(cuda, &host);
-        int32_t *dev_ids = to_device(cuda, ids, sizeof ids);
-        float *out = device_room(cuda, sizeof want);
+        int32_t *dev_ids = dev_put(cuda, ids, sizeof ids);
+        float *out = dev_put(cuda, NULL, sizeof want);
         ck_assert_int_eq(cuda->ops->embed(cuda, out, w, dev_ids, N), QEP_OK);
         float *got = to_host(cuda, out, sizeof want);
         assert_same_bits(got, want, sizeof want, weight_name((enum qep_weight_type)_i));
@@ -496,8 +497,8 @@ START_TEST(large_matrices_load_in_parts) {
     ck_assert_int_eq(ref->ops->embed(ref, want, rw, ids, N), QEP_OK);
     if (cuda != NULL) {
         struct qep_weight *w = upload(cuda, &host);
-        int32_t *dev_ids = to_device(cuda, ids, sizeof ids);
-        float *out = device_room(cuda, N * COLS * sizeof *out);
+        int32_t *dev_ids = dev_put(cuda, ids, sizeof ids);
+        float *out = dev_put(cuda, NULL, N * COLS * sizeof *out);
         ck_assert_int_eq(cuda->ops->embed(cuda, out, w, dev_ids, N), QEP_OK);
         float *got = to_host(cuda, out, N * COLS * sizeof *out);
         assert_same_bits(got, want, N * COLS * sizeof *got, "large");
@@ -513,6 +514,9 @@ START_TEST(large_matrices_load_in_parts) {
 END_TEST
 
 int main(void) {
+    int missing = without_device();
+    if (missing != 0)
+        return missing;
     Suite *suite = suite_create("cuda_matmul");
     TCase *tc = tcase_create("matmul");
     tcase_set_timeout(tc, 300);

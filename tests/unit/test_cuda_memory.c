@@ -3,6 +3,7 @@
 #include "cli/common.h"
 #include "engine/generate.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "tests/unit/device_support.h"
 #include "tests/support/golden.h"
 #include "tests/support/run_model.h"
 
@@ -208,6 +209,9 @@ END_TEST
 #endif
 
 int main(void) {
+    int missing = without_device();
+    if (missing != 0)
+        return missing;
     Suite *suite = suite_create("cuda_memory");
     TCase *tc = tcase_create("cuda_memory");
     setenv("QEP_EMU_DEVICES", "4", 0);

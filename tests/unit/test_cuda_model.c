@@ -3,6 +3,7 @@
  * sampler's tokens from steps that never leave the device. How close the logits are:
  * test_cuda_golden.
  */
+#include "tests/unit/device_support.h"
 #include "tests/support/golden.h"
 #include "tests/support/run_model.h"
 
@@ -199,6 +200,9 @@ START_TEST(draws_are_the_host_samplers) {
 END_TEST
 
 int main(void) {
+    int missing = without_device();
+    if (missing != 0)
+        return missing;
     Suite *suite = suite_create("cuda_model");
     TCase *some = tcase_create("some"), *more = tcase_create("more"); /* CK_RUN_CASE */
     setenv("QEP_EMU_DEVICES", "4", 0);

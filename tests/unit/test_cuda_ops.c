@@ -18,7 +18,7 @@ static void setup(void) {
 }
 
 static void teardown(void) {
-    cuda->ops->destroy(cuda);
+    close_cuda(cuda);
     ref->ops->destroy(ref);
 }
 
@@ -316,6 +316,9 @@ START_TEST(no_rows_are_no_work) {
 END_TEST
 
 int main(void) {
+    int missing = without_device();
+    if (missing != 0)
+        return missing;
     Suite *suite = suite_create("cuda ops");
     TCase *tc = tcase_create("cuda ops");
     tcase_set_timeout(tc, 300);

@@ -1,9 +1,7 @@
-/* Draws on the device against the host's sampler, id for id; steps and their graphs; copies beside
- * the ops. */
+/* Draws on the device against the host's sampler, id for id, one by one and in graphs of steps. */
 #include "base/mem.h"
+#include "device_support.h"
 #include "engine/sampler.h"
-#include "kernels/backend.h"
-#include "kernels/device_ops.h"
 
 #include <check.h>
 #include <math.h>
@@ -17,11 +15,11 @@ static struct qep_backend *be;
 #define OK(expr) ck_assert_msg((expr) == QEP_OK, "%s: %s", #expr, qep_last_error())
 
 static void setup(void) {
-    OK(qep_backend_cuda_create(NULL, -1, 0, &be));
+    be = open_cuda();
 }
 
 static void teardown(void) {
-    be->ops->destroy(be);
+    close_cuda(be);
 }
 
 static uint64_t next_random(uint64_t *state) {
@@ -482,39 +480,6 @@ END_TEST
 
 /* ---- steps and graphs ---- */
 
-START_TEST(advance_moves_on) {
-    enum { N = 300 };
-    static struct qep_span spans[N];
-    static struct qep_device_draw draws[N];
-    static int32_t tokens[N], ids[N];
-    for (int i = 0; i < N; i++) {
-        spans[i] = (struct qep_span){i, 1, i % 7, 100 + i, 1};
-        draws[i] = (struct qep_device_draw){.position = 101 + (uint64_t)i, .slot = i % 7};
-        tokens[i] = i % 5 == 0 ? QEP_TOKEN_FLAGGED : i % 5 == 1 ? -1 : i;
-    }
-    struct qep_span *dev_spans = dev_copy(spans, sizeof spans);
-    struct qep_device_draw *dev_draws = dev_copy(draws, sizeof draws);
-    int32_t *dev_tokens = dev_copy(tokens, sizeof tokens), *dev_ids = dev_new(sizeof ids);
-    OK(be->device->advance(be, dev_spans, dev_draws, dev_ids, dev_tokens, N));
-    OK(be->ops->download(be, spans, dev_spans, sizeof spans));
-    OK(be->ops->download(be, draws, dev_draws, sizeof draws));
-    OK(be->ops->download(be, ids, dev_ids, sizeof ids));
-    for (int i = 0; i < N; i++) {
-        int32_t slot = tokens[i] < 0 ? -1 : i % 7;
-        ck_assert_int_eq(ids[i], tokens[i]);
-        ck_assert_int_eq(spans[i].slot, slot);
-        ck_assert_int_eq(draws[i].slot, slot);
-        ck_assert_int_eq(spans[i].position, 101 + i);
-        ck_assert_uint_eq(draws[i].position, 102 + (uint64_t)i);
-        ck_assert_int_eq(spans[i].row0, i);
-    }
-    be->ops->free(be, dev_spans);
-    be->ops->free(be, dev_draws);
-    be->ops->free(be, dev_tokens);
-    be->ops->free(be, dev_ids);
-}
-END_TEST
-
 enum { STEPS = 12 };
 
 static void one_step(const struct batch *b, const struct device_batch *d, struct qep_span *spans,
@@ -602,116 +567,10 @@ START_TEST(graphs_draw_like_ops) {
 }
 END_TEST
 
-/* An op that adds 1 to each of `count` floats. */
-struct adder {
-    struct qep_weight *ones; /* [count, 1] */
-    float *act;
-};
-
-static struct adder make_adder(int32_t count) {
-    static const float row[4] = {1};
-    struct qep_host_weight host = {.type = QEP_WEIGHT_F32, .rows = count, .cols = 1};
-    struct adder a = {.act = dev_copy(row, sizeof row)};
-    float *ones = host_new((size_t)count * sizeof *ones);
-    for (int32_t i = 0; i < count; i++)
-        ones[i] = 1;
-    host.data = ones;
-    OK(be->ops->weight_create(be, &host, &a.ones));
-    free(ones);
-    return a;
-}
-
-static void add_one(const struct adder *a, float *y) {
-    const struct qep_product product = {.weight = a->ones, .out = y, .epilogue = QEP_EPILOGUE_ADD};
-    OK(be->ops->matmul(be, &product, 1, a->act, 16, QEP_ACT_F32, 1, 1));
-}
-
-static void free_adder(struct adder *a) {
-    be->ops->weight_destroy(be, a->ones);
-    be->ops->free(be, a->act);
-}
-
-START_TEST(capture_ends_cleanly) {
-    struct qep_graph *graph = NULL;
-    struct qep_event *event = NULL;
-    float ones[64], got[64];
-    for (int i = 0; i < 64; i++)
-        ones[i] = 1;
-    float *y = dev_copy(ones, sizeof ones);
-    struct adder adder = make_adder(64);
-    ck_assert_int_eq(be->device->capture_end(be, &graph), QEP_ERR_BUG);
-    OK(be->device->event_create(be, &event));
-    OK(be->device->capture_begin(be));
-    ck_assert_int_eq(be->device->capture_begin(be), QEP_ERR_BUG);
-    ck_assert_int_eq(be->device->download_async(be, got, y, sizeof got, event), QEP_ERR_BUG);
-    add_one(&adder, y);
-    OK(be->device->capture_end(be, &graph));
-    OK(be->device->graph_launch(be, graph));
-    OK(be->device->graph_launch(be, graph));
-    OK(be->ops->download(be, got, y, sizeof got));
-    ck_assert(got[0] == 3 && got[63] == 3);
-    be->device->graph_destroy(be, graph);
-    /* An op that waits fails; the backend goes on whatever became of the capture. */
-    OK(be->device->capture_begin(be));
-    add_one(&adder, y);
-    ck_assert_int_ne(be->ops->sync(be), QEP_OK);
-    enum qep_status st = be->device->capture_end(be, &graph);
-    ck_assert_int_eq(st == QEP_OK, graph != NULL);
-    be->device->graph_destroy(be, graph);
-    add_one(&adder, y);
-    OK(be->ops->download(be, got, y, sizeof got));
-    ck_assert(got[0] == 4 && got[63] == 4);
-    be->device->event_destroy(be, event);
-    be->ops->free(be, y);
-    free_adder(&adder);
-}
-END_TEST
-
-/* ---- copies beside the ops ---- */
-
-enum { COPY_FLOATS = 3000, ROUNDS = 10 };
-
-START_TEST(copies_run_beside_ops) {
-    static float ones[COPY_FLOATS], expected[2];
-    size_t bytes = sizeof ones;
-    float *buffer[2], *pinned[2];
-    struct qep_event *event[2];
-    for (int i = 0; i < COPY_FLOATS; i++)
-        ones[i] = 1;
-    float *load = dev_copy(ones, bytes);
-    struct adder adder = make_adder(COPY_FLOATS);
-    for (int k = 0; k < 2; k++) {
-        expected[k] = 1;
-        buffer[k] = dev_copy(ones, bytes);
-        OK(be->device->host_alloc(be, bytes, (void **)&pinned[k]));
-        OK(be->device->event_create(be, &event[k]));
-        OK(be->device->event_wait(be, event[k])); /* nothing to wait for yet */
-    }
-    for (int round = 0; round < ROUNDS + 2; round++) {
-        int k = round % 2;
-        OK(be->device->event_wait(be, event[k]));
-        for (int i = 0; i < COPY_FLOATS && round >= 2; i++)
-            ck_assert(pinned[k][i] == expected[k]);
-        if (round >= ROUNDS)
-            continue;
-        add_one(&adder, buffer[k]);
-        expected[k] += 1;
-        OK(be->device->download_async(be, pinned[k], buffer[k], bytes, event[k]));
-        for (int i = 0; i < _i; i++) /* ops behind it */
-            add_one(&adder, load);
-    }
-    OK(be->ops->sync(be));
-    for (int k = 0; k < 2; k++) {
-        be->device->event_destroy(be, event[k]);
-        be->device->host_free(be, pinned[k]);
-        be->ops->free(be, buffer[k]);
-    }
-    free_adder(&adder);
-    be->ops->free(be, load);
-}
-END_TEST
-
 int main(void) {
+    int missing = without_device();
+    if (missing != 0)
+        return missing;
     Suite *s = suite_create("cuda_sample");
     TCase *tc = tcase_create("cuda_sample");
     tcase_set_timeout(tc, 300);
@@ -721,10 +580,7 @@ int main(void) {
     tcase_add_loop_test(tc, usual_settings_decide, 0, 8);
     tcase_add_loop_test(tc, full_vocabulary, 0, 2);
     tcase_add_loop_test(tc, candidates_are_the_largest, 0, 5);
-    tcase_add_test(tc, advance_moves_on);
     tcase_add_test(tc, graphs_draw_like_ops);
-    tcase_add_test(tc, capture_ends_cleanly);
-    tcase_add_loop_test(tc, copies_run_beside_ops, 0, 8);
     suite_add_tcase(s, tc);
     SRunner *runner = srunner_create(s);
     srunner_run_all(runner, CK_NORMAL);
