@@ -50,13 +50,6 @@ void model_set_input(struct qep_model *m, const float *x) {
     m->input = (struct model_input){.f32 = x};
 }
 
-static enum scratch_id act_scratch(const struct model_input *in, enum qep_act_type type) {
-    static const enum scratch_id ids[2][3] = {
-        {SCRATCH_ACT_F32, SCRATCH_ACT_BF16, SCRATCH_ACT_INT8},
-        {SCRATCH_INNER_ACT_F32, SCRATCH_INNER_ACT_BF16, SCRATCH_INNER_ACT_INT8}};
-    return ids[in->inner][type];
-}
-
 enum qep_status model_open_input(struct qep_model *m, enum scratch_id id, unsigned wants,
                                  bool inner, int32_t n, int32_t cols, struct qep_rows_out *out) {
     void *mem;
@@ -75,8 +68,8 @@ enum qep_status model_open_input(struct qep_model *m, enum scratch_id id, unsign
         return QEP_OK; /* f32 products read the rows themselves; model_act where they must not */
     out->act_stride = qep_act_row_bytes(out->act_type, cols);
     m->input.made[out->act_type] = true;
-    return model_scratch(m, act_scratch(&m->input, out->act_type), (size_t)n, out->act_stride,
-                         &out->act);
+    return model_scratch(m, model_act_scratch(m->input.inner, out->act_type), (size_t)n,
+                         out->act_stride, &out->act);
 }
 
 enum qep_status model_norm(struct qep_model *m, const float *x, const float *w, unsigned wants,
@@ -97,7 +90,7 @@ enum qep_status model_act(struct qep_model *m, enum qep_act_type type, int32_t n
         *act = in->f32;
         return QEP_OK;
     }
-    QEP_TRY(model_scratch(m, act_scratch(in, type), (size_t)n, row_bytes, &rows));
+    QEP_TRY(model_scratch(m, model_act_scratch(in->inner, type), (size_t)n, row_bytes, &rows));
     if (!in->made[type])
         QEP_TRY(OPS->act_convert(m->be, rows, row_bytes, type, in->f32, n, cols));
     in->made[type] = true;

@@ -142,6 +142,14 @@ static inline unsigned model_wants(const struct qep_linear *lin) {
     return lin->weight == NULL ? 0 : model_act_bit(lin->act);
 }
 
+/* Where activation rows lie; inner: those of the shared expert's second product. */
+static inline enum scratch_id model_act_scratch(bool inner, enum qep_act_type type) {
+    static const enum scratch_id ids[2][3] = {
+        {SCRATCH_ACT_F32, SCRATCH_ACT_BF16, SCRATCH_ACT_INT8},
+        {SCRATCH_INNER_ACT_F32, SCRATCH_INNER_ACT_BF16, SCRATCH_INNER_ACT_INT8}};
+    return ids[inner][type];
+}
+
 /* Where the op that follows leaves rows [n, cols], which become the input: f32 in scratch `id`
  * where it is read, and activation rows of the type that the products want (bits of `wants`, at
  * least one); of several types, the others are made by model_act. inner: beside the activation rows

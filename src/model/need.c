@@ -30,14 +30,10 @@ static void want_rows(struct counting *c, enum scratch_id id, int32_t cols) {
     want(c, id, (size_t)c->rows * (size_t)cols, sizeof(float));
 }
 
-/* inner: of the shared expert's second product (model_open_input). */
 static void want_act(struct counting *c, enum qep_act_type type, bool inner, int32_t cols) {
-    static const enum scratch_id ids[2][3] = {
-        {SCRATCH_ACT_F32, SCRATCH_ACT_BF16, SCRATCH_ACT_INT8},
-        {SCRATCH_INNER_ACT_F32, SCRATCH_INNER_ACT_BF16, SCRATCH_INNER_ACT_INT8}};
     size_t row_bytes = qep_act_row_bytes(type, cols);
     if (type != QEP_ACT_F32 || row_bytes != (size_t)cols * sizeof(float))
-        want(c, ids[inner][type], (size_t)c->rows, row_bytes);
+        want(c, model_act_scratch(inner, type), (size_t)c->rows, row_bytes);
 }
 
 static void want_linear(struct counting *c, enum scratch_id id, const struct qep_linear *lin,

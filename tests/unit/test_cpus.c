@@ -1,4 +1,4 @@
-#include "base/file.h"
+#include "dir_fixture.h"
 #include "dist/cgroup.h"
 #include "dist/cpus.h"
 
@@ -11,16 +11,15 @@
 #include <unistd.h>
 
 static void write_file(const char *root, const char *dir, const char *name, const char *text) {
-    char path[512];
-    snprintf(path, sizeof path, "%s/%s", root, dir);
+    char path[256];
+    join(path, sizeof path, root, dir);
     ck_assert_int_eq(qep_mkdirs(path), QEP_OK);
-    snprintf(path, sizeof path, "%s/%s/%s", root, dir, name);
-    ck_assert_int_eq(qep_file_write_atomic(path, text, strlen(text)), QEP_OK);
+    spill(path, name, text, strlen(text));
 }
 
 START_TEST(quota_of_cgroup_v2) {
-    char root[] = "/tmp/qep-cgroup-XXXXXX", command[64];
-    ck_assert_ptr_nonnull(mkdtemp(root));
+    char root[64];
+    scratch_dir(root);
     write_file(root, "a/b", "cpu.max", "max 100000\n");
     ck_assert_int_eq(qep_cpus_quota("0::/a/b\n", root), 0);
     write_file(root, "a", "cpu.max", "250000 100000\n");
@@ -34,15 +33,14 @@ START_TEST(quota_of_cgroup_v2) {
     ck_assert_int_eq(qep_cpus_quota("0::/\n", root), 7);
     ck_assert_int_eq(qep_cpus_quota("", root), 0);
     ck_assert_int_eq(qep_cpus_quota("nonsense\n:\n0:x\n", root), 0);
-    snprintf(command, sizeof command, "rm -r %s", root);
-    ck_assert_int_eq(system(command), 0);
+    remove_tree(root);
 }
 END_TEST
 
 START_TEST(quota_of_cgroup_v1) {
-    char root[] = "/tmp/qep-cgroup-XXXXXX", command[64];
+    char root[64];
     static const char self[] = "5:cpuset:/job\n4:cpu,cpuacct:/job\n0::/\n";
-    ck_assert_ptr_nonnull(mkdtemp(root));
+    scratch_dir(root);
     ck_assert_int_eq(qep_cpus_quota(self, root), 0);
     write_file(root, "cpuset/job", "cpu.cfs_quota_us", "100000\n");
     write_file(root, "cpuset/job", "cpu.cfs_period_us", "100000\n");
@@ -56,15 +54,14 @@ START_TEST(quota_of_cgroup_v1) {
     write_file(root, "cpu", "cpu.cfs_quota_us", "200000\n");
     write_file(root, "cpu", "cpu.cfs_period_us", "100000\n");
     ck_assert_int_eq(qep_cpus_quota(self, root), 2);
-    snprintf(command, sizeof command, "rm -r %s", root);
-    ck_assert_int_eq(system(command), 0);
+    remove_tree(root);
 }
 END_TEST
 
 START_TEST(memory_left_in_cgroup_v2) {
-    char root[] = "/tmp/qep-cgroup-XXXXXX", command[64];
+    char root[64];
     static const char self[] = "0::/a/b\n";
-    ck_assert_ptr_nonnull(mkdtemp(root));
+    scratch_dir(root);
     ck_assert(qep_cgroup_memory_left(self, root) == UINT64_MAX);
     write_file(root, "a", "memory.max", "max\n");
     ck_assert(qep_cgroup_memory_left(self, root) == UINT64_MAX);
@@ -86,15 +83,14 @@ START_TEST(memory_left_in_cgroup_v2) {
     ck_assert(qep_cgroup_memory_left("", root) == UINT64_MAX);
     write_file(root, "a/b", "memory.max", "\n");
     ck_assert_uint_eq(qep_cgroup_memory_left(self, root), 1000000);
-    snprintf(command, sizeof command, "rm -r %s", root);
-    ck_assert_int_eq(system(command), 0);
+    remove_tree(root);
 }
 END_TEST
 
 START_TEST(memory_left_in_cgroup_v1) {
-    char root[] = "/tmp/qep-cgroup-XXXXXX", command[64];
+    char root[64];
     static const char self[] = "5:cpuset:/job\n9:memory:/slurm/job\n0::/\n";
-    ck_assert_ptr_nonnull(mkdtemp(root));
+    scratch_dir(root);
     write_file(root, "memory/slurm/job", "memory.limit_in_bytes", "9223372036854771712\n");
     ck_assert(qep_cgroup_memory_left(self, root) == UINT64_MAX);
     write_file(root, "memory/slurm", "memory.limit_in_bytes", "8000000\n");
@@ -104,8 +100,7 @@ START_TEST(memory_left_in_cgroup_v1) {
     ck_assert_uint_eq(qep_cgroup_memory_left(self, root), 6000000);
     write_file(root, "cpuset/job", "memory.limit_in_bytes", "1\n"); /* another controller's */
     ck_assert_uint_eq(qep_cgroup_memory_left(self, root), 6000000);
-    snprintf(command, sizeof command, "rm -r %s", root);
-    ck_assert_int_eq(system(command), 0);
+    remove_tree(root);
 }
 END_TEST
 
