@@ -27,14 +27,15 @@ function(qep_link_cuda_emu target)
   target_link_libraries(${target} PRIVATE qep_cuda_emu)
 endfunction()
 
-# qep_cuda_test(NAME LIBS ...): tests/unit/test_NAME.c; tests unit.NAME and gpu.NAME (launches are
-# counted over the emulator only).
+set(emulator_only cuda_launches cuda_memory) # they look into the emulator's counters
+
+# qep_cuda_test(NAME LIBS ...): tests/unit/test_NAME.c; tests unit.NAME and gpu.NAME.
 function(qep_cuda_test name)
   if(QEP_HAVE_CUDA_EMU)
     qep_unit_test(${name} ${ARGN})
     qep_link_cuda_emu(test_${name})
   endif()
-  if(QEP_HAVE_CUDA AND NOT name STREQUAL "cuda_launches")
+  if(QEP_HAVE_CUDA AND NOT name IN_LIST emulator_only)
     add_executable(test_${name}_gpu unit/test_${name}.c)
     target_link_libraries(test_${name}_gpu PRIVATE ${ARGN} qep_kernels_cuda qep::check)
     add_test(NAME gpu.${name} COMMAND test_${name}_gpu WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
@@ -61,7 +62,7 @@ endforeach()
 # Whole models, over the fake NCCL too.
 foreach(target test_cuda_model test_cuda_model_gpu test_cuda_hazards test_cuda_hazards_gpu
                test_cuda_batch test_cuda_batch_gpu test_cuda_launches
-               test_cuda_memory test_cuda_memory_gpu)
+               test_cuda_memory)
   if(TARGET ${target})
     target_link_libraries(${target} PRIVATE qep_test_support)
   endif()
