@@ -28,12 +28,18 @@ function(qep_link_cuda_emu target)
 endfunction()
 
 set(emulator_only cuda_launches cuda_memory) # they look into the emulator's counters
+# tests/gpu_suite.sh runs the basic ones first: what fails there explains the rest.
+set(QEP_GPU_TESTS pool ops matmul step sample delta_decode delta attention experts hazards golden batch
+                  model nccl)
+list(TRANSFORM QEP_GPU_TESTS PREPEND cuda_)
 
-# qep_cuda_test(NAME LIBS ...): tests/unit/test_NAME.c; tests unit.NAME and gpu.NAME.
+# qep_cuda_test(NAME LIBS ...): tests/unit/test_NAME.c; tests unit.NAME and gpu.NAME. Over the
+# emulator NCCL is the fake one: a real library would be handed the emulator's memory.
 function(qep_cuda_test name)
   if(QEP_HAVE_CUDA_EMU)
     qep_unit_test(${name} ${ARGN})
     qep_link_cuda_emu(test_${name})
+    qep_link_fake_nccl(test_${name})
   endif()
   if(QEP_HAVE_CUDA AND NOT name IN_LIST emulator_only)
     add_executable(test_${name}_gpu unit/test_${name}.c)
@@ -43,15 +49,25 @@ function(qep_cuda_test name)
   endif()
 endfunction()
 
+if(QEP_HAVE_CUDA_EMU)
+  include(cuda_emu/nccl.cmake)
+endif()
+set(whole_models golden model hazards batch launches memory)
 file(GLOB cuda_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/unit/test_cuda_*.c)
 foreach(file ${cuda_tests})
   get_filename_component(name ${file} NAME_WE)
   string(REPLACE "test_" "" name ${name})
   set(libs qep_kernels_support qep_model)
-  if(name STREQUAL "cuda_golden")
-    set(libs qep_kernels_support qep_test_support) # whole models
+  string(REPLACE "cuda_" "" subject ${name})
+  if(subject IN_LIST whole_models)
+    set(libs qep_kernels_support qep_test_support)
+  elseif(subject STREQUAL "nccl")
+    set(libs qep_kernels_support qep_device_comm_support qep_engine)
   endif()
   qep_cuda_test(${name} ${libs})
+  if(NOT name IN_LIST QEP_GPU_TESTS AND NOT name IN_LIST emulator_only)
+    message(FATAL_ERROR "test_${name}: where in QEP_GPU_TESTS does it belong?")
+  endif()
 endforeach()
 foreach(target test_cuda_sample test_cuda_sample_gpu) # its oracle
   if(TARGET ${target})
@@ -59,19 +75,17 @@ foreach(target test_cuda_sample test_cuda_sample_gpu) # its oracle
   endif()
 endforeach()
 
-# Whole models, over the fake NCCL too.
-foreach(target test_cuda_model test_cuda_model_gpu test_cuda_hazards test_cuda_hazards_gpu
-               test_cuda_batch test_cuda_batch_gpu test_cuda_launches
-               test_cuda_memory)
-  if(TARGET ${target})
-    target_link_libraries(${target} PRIVATE qep_test_support)
-  endif()
-endforeach()
-if(QEP_HAVE_CUDA_EMU)
-  include(cuda_emu/nccl.cmake)
-  qep_link_fake_nccl(test_cuda_model)
-  qep_link_fake_nccl(test_cuda_batch)
-  qep_link_fake_nccl(test_cuda_memory)
+# The programs of tests/gpu_suite.sh, in its order, and a target that builds them.
+set(suffix _gpu)
+if(NOT QEP_HAVE_CUDA)
+  set(suffix "")
+endif()
+list(TRANSFORM QEP_GPU_TESTS PREPEND test_ OUTPUT_VARIABLE gpu_programs)
+list(TRANSFORM gpu_programs APPEND "${suffix}")
+list(JOIN gpu_programs "\n" lines)
+file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/gpu_tests.txt "${lines}\n")
+if(QEP_HAVE_CUDA)
+  add_custom_target(gpu_tests DEPENDS ${gpu_programs})
 endif()
 
 # Long over the emulator: not under the sanitizers, which run a part of them.

@@ -1,6 +1,7 @@
 /* Device memory and copies. Uploads go through rings of page-locked slots: small ones on the ops'
- * stream, large ones (weights) on two copy streams, so that a loader's threads fill slots while
- * earlier ones travel. Whatever the way, an upload takes effect in call order: a copy stream first
+ * stream, others (weights) on two copy streams, so that a loader's threads fill slots while earlier
+ * ones travel. Locking pages takes long, so a ring is made when an upload first wants its size.
+ * Whatever the way, an upload takes effect in call order: a copy stream first
  * waits for the ops before it, and the ops after it wait for the copy. */
 #include "base/mem.h"
 #include "kernels/cuda/cuda_backend.h"
@@ -9,33 +10,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NUM_COPY_STREAMS = 2 };
+enum { NUM_COPY_STREAMS = 2, NUM_RINGS = 3 };
+
+struct ring_size {
+    size_t slot_bytes;
+    int num_slots;
+};
 
 /* SOURCE_STEP: cudaMalloc rounds to multiples of it. */
 #ifdef QEP_CUDA_EMU
 /* Every block an allocation of its own, so that the emulator sees its bounds. */
-enum {
-    SLAB_BYTES = 0,
-    SOURCE_STEP = 512,
-    SMALL_SLOT = 4096,
-    SMALL_SLOTS = 8,
-    LARGE_SLOT = 32768,
-    LARGE_SLOTS = 4
-};
+enum { SLAB_BYTES = 0, SOURCE_STEP = 512 };
+static const struct ring_size ring_sizes[NUM_RINGS] = {{4096, 8}, {8192, 4}, {32768, 4}};
 #else
-enum {
-    SLAB_BYTES = 64 << 20,
-    SOURCE_STEP = 2 << 20,
-    SMALL_SLOT = 32768,
-    SMALL_SLOTS = 64,
-    LARGE_SLOT = 8 << 20,
-    LARGE_SLOTS = 12
-};
+enum { SLAB_BYTES = 64 << 20, SOURCE_STEP = 2 << 20 };
+static const struct ring_size ring_sizes[NUM_RINGS] = {
+    {32 << 10, 64}, {512 << 10, 12}, {8 << 20, 12}};
 #endif
 
 /* Slots that are handed out in turn. */
 struct ring {
-    char *memory;
+    char *memory; /* NULL: not made yet */
     size_t slot_bytes;
     int num_slots, next;
     bool *taken;        /* [num_slots] a thread fills the slot */
@@ -44,7 +39,7 @@ struct ring {
 };
 
 struct cuda_staging {
-    struct ring small, large;
+    struct ring rings[NUM_RINGS]; /* the first: on the ops' stream */
     cudaStream_t streams[NUM_COPY_STREAMS];
     pthread_cond_t returned;
 };
@@ -162,6 +157,7 @@ static void ring_destroy(struct ring *ring) {
     free(ring->sent);
     free(ring->fence);
     free(ring->taken);
+    memset(ring, 0, sizeof *ring);
 }
 
 static enum qep_status create_events(cudaEvent_t *events, int count) {
@@ -171,16 +167,33 @@ static enum qep_status create_events(cudaEvent_t *events, int count) {
     return QEP_OK;
 }
 
-static enum qep_status ring_create(struct ring *ring, size_t slot_bytes, int num_slots) {
-    size_t n = (size_t)num_slots;
-    ring->slot_bytes = slot_bytes;
-    ring->num_slots = num_slots;
-    QEP_TRY(cuda_check(cudaMallocHost((void **)&ring->memory, n * slot_bytes), "page-locked ring"));
+static enum qep_status ring_fill(struct ring *ring, const struct ring_size *size) {
+    size_t n = (size_t)size->num_slots;
+    ring->slot_bytes = size->slot_bytes;
+    ring->num_slots = size->num_slots;
     QEP_TRY(qep_calloc(n, sizeof *ring->sent, "staging", (void **)&ring->sent));
     QEP_TRY(qep_calloc(n, sizeof *ring->fence, "staging", (void **)&ring->fence));
     QEP_TRY(qep_calloc(n, sizeof *ring->taken, "staging", (void **)&ring->taken));
-    QEP_TRY(create_events(ring->sent, num_slots));
-    return create_events(ring->fence, num_slots);
+    QEP_TRY(create_events(ring->sent, ring->num_slots));
+    QEP_TRY(create_events(ring->fence, ring->num_slots));
+    return cuda_check(cudaMallocHost((void **)&ring->memory, n * ring->slot_bytes),
+                      "page-locked ring");
+}
+
+/* The ring of uploads of `bytes`, made if this is its first. */
+static enum qep_status open_ring(struct cuda_backend *be, size_t bytes, struct ring **out) {
+    int i = 0;
+    enum qep_status st = QEP_OK;
+    while (i < NUM_RINGS - 1 && bytes > ring_sizes[i].slot_bytes)
+        i++;
+    *out = &be->staging->rings[i];
+    pthread_mutex_lock(&be->lock);
+    if ((*out)->memory == NULL)
+        st = ring_fill(*out, &ring_sizes[i]);
+    if (st != QEP_OK)
+        ring_destroy(*out);
+    pthread_mutex_unlock(&be->lock);
+    return st;
 }
 
 static int take_slot(struct cuda_backend *be, struct ring *ring) {
@@ -204,7 +217,7 @@ static void return_slot(struct cuda_backend *be, struct ring *ring, int slot) {
 /* Under the lock: the copy of one filled slot, in order with the ops around it. */
 static enum qep_status send_slot(struct cuda_backend *be, struct ring *ring, int slot, void *dev,
                                  size_t bytes) {
-    bool aside = ring == &be->staging->large;
+    bool aside = ring != be->staging->rings;
     cudaStream_t stream = aside ? be->staging->streams[slot % NUM_COPY_STREAMS] : be->stream;
     if (aside) {
         QEP_TRY(cuda_check(cudaEventRecord(ring->fence[slot], be->stream), "upload"));
@@ -234,10 +247,10 @@ static enum qep_status upload_part(struct cuda_backend *be, struct ring *ring, v
 
 enum qep_status cuda_upload(struct qep_backend *base, void *dev, const void *host, size_t bytes) {
     struct cuda_backend *be = cuda_backend_of(base);
-    struct cuda_staging *staging = be->staging;
-    struct ring *ring = bytes <= staging->small.slot_bytes ? &staging->small : &staging->large;
+    struct ring *ring = NULL;
     QEP_TRY(refuse_capture(be, "upload"));
     QEP_TRY(cuda_enter(be));
+    QEP_TRY(open_ring(be, bytes, &ring));
     for (size_t at = 0; at < bytes; at += ring->slot_bytes) {
         size_t n = bytes - at < ring->slot_bytes ? bytes - at : ring->slot_bytes;
         QEP_TRY(upload_part(be, ring, (char *)dev + at, (const char *)host + at, n));
@@ -250,8 +263,6 @@ enum qep_status cuda_memory_create(struct cuda_backend *be) {
     QEP_TRY(cuda_pool_create(SLAB_BYTES, source, &be->pool));
     QEP_TRY(qep_calloc(1, sizeof *be->staging, "staging", (void **)&be->staging));
     pthread_cond_init(&be->staging->returned, NULL);
-    QEP_TRY(ring_create(&be->staging->small, SMALL_SLOT, SMALL_SLOTS));
-    QEP_TRY(ring_create(&be->staging->large, LARGE_SLOT, LARGE_SLOTS));
     for (int i = 0; i < NUM_COPY_STREAMS; i++)
         QEP_TRY(cuda_check(
             cudaStreamCreateWithFlags(&be->staging->streams[i], cudaStreamNonBlocking), "stream"));
@@ -265,8 +276,8 @@ void cuda_memory_destroy(struct cuda_backend *be) {
         for (int i = 0; i < NUM_COPY_STREAMS; i++)
             if (be->staging->streams[i] != NULL)
                 (void)cudaStreamDestroy(be->staging->streams[i]);
-        ring_destroy(&be->staging->small);
-        ring_destroy(&be->staging->large);
+        for (int i = 0; i < NUM_RINGS; i++)
+            ring_destroy(&be->staging->rings[i]);
         pthread_cond_destroy(&be->staging->returned);
     }
     free(be->staging);

@@ -172,7 +172,7 @@ static enum qep_status create(struct qep_comm *comm, const struct qep_device_mem
                               struct qep_device_comm **out) {
     char why_not[sizeof(*out)->detail] = "";
     bool nccl = transport == QEP_DEVICE_TRANSPORT_NCCL;
-    if (comm->num_ranks == 1)
+    if (comm->num_ranks == 1 && !nccl)
         return qep_device_comm_self_create(comm, memory, out);
     if (transport == QEP_DEVICE_TRANSPORT_AUTO)
         QEP_TRY(nccl_suits(comm, memory, &nccl, why_not, sizeof why_not));

@@ -3,7 +3,7 @@
  *
  *   nccl    enqueued on the stream, no host in between; may be recorded into a graph
  *   staged  any host transport: device -> page-locked memory -> exchange -> device; blocks
- *   self    P = 1: copies on the stream
+ *   self    P = 1: copies on the stream, unless NCCL is asked for
  *
  * Collectives are called by all ranks in the same order. They are ordered with everything else on
  * the stream; where the transport can (nccl, self) they return before they are done. Errors while
@@ -83,10 +83,10 @@ enum qep_device_transport {
     QEP_DEVICE_TRANSPORT_NCCL,
 };
 
-/* Collective over comm; `memory` is copied. With one rank: self, whatever was asked for. timeout_s:
- * until when all ranks must have joined (<= 0: no limit). All ranks return the same status:
- * QEP_ERR_UNAVAILABLE for what NCCL or the build refuses, QEP_ERR_INTERRUPTED when a rank does not
- * join in time. A rank that is gone altogether is the watchdog's: keep it awake. */
+/* Collective over comm; `memory` is copied. With one rank: self, unless NCCL was asked for by name.
+ * timeout_s: until when all ranks must have joined (<= 0: no limit). All ranks return the same
+ * status: QEP_ERR_UNAVAILABLE for what NCCL or the build refuses, QEP_ERR_INTERRUPTED when a rank
+ * does not join in time. A rank that is gone altogether is the watchdog's: keep it awake. */
 enum qep_status qep_device_comm_create(struct qep_comm *comm,
                                        const struct qep_device_memory *memory,
                                        enum qep_device_transport transport, double timeout_s,

@@ -1,7 +1,7 @@
 /* Device memory over NCCL. One nonblocking communicator a rank: a call that has to wait for its
  * peers says so (ncclInProgress) and is polled with a deadline, so that a rank that does not join
- * becomes a message. The library is loaded at run time: a process that stages, or has one rank,
- * needs none.
+ * becomes a message. The library is loaded at run time: a process that does not ask for it needs
+ * none.
  *
  * After an error nothing is cleaned up: ncclCommAbort may hang when peers are gone, and the job
  * ends anyway. */

@@ -32,6 +32,9 @@ enum qep_status engine_start(struct qep_engine *e);
 enum qep_status engine_choose_backend(struct qep_engine *e);
 enum qep_status engine_start_gpu(struct qep_engine *e);
 enum qep_status engine_connect_gpus(struct qep_engine *e);
+/* A device backend's memory as transports see it; be is borrowed. */
+struct qep_device_memory engine_device_memory(struct qep_backend *be,
+                                              const struct qep_cuda_device *gpu);
 
 /* memory.c: what fits. */
 uint64_t engine_free_memory(const struct qep_engine *e); /* of this rank, on host or GPU */

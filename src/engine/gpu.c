@@ -74,9 +74,10 @@ static void memory_host_free(void *ctx, void *host) {
     be->device->host_free(be, host);
 }
 
-static struct qep_device_memory device_memory(const struct qep_engine *e) {
-    struct qep_device_memory memory = {.ctx = e->be,
-                                       .stream = e->be->device->stream(e->be),
+struct qep_device_memory engine_device_memory(struct qep_backend *be,
+                                              const struct qep_cuda_device *gpu) {
+    struct qep_device_memory memory = {.ctx = be,
+                                       .stream = be->device->stream(be),
                                        .upload = memory_upload,
                                        .download = memory_download,
                                        .copy = memory_copy,
@@ -84,7 +85,7 @@ static struct qep_device_memory device_memory(const struct qep_engine *e) {
                                        .query = memory_query,
                                        .host_alloc = memory_host_alloc,
                                        .host_free = memory_host_free};
-    memcpy(memory.uuid, e->gpu.uuid, sizeof memory.uuid);
+    memcpy(memory.uuid, gpu->uuid, sizeof memory.uuid);
     return memory;
 }
 
@@ -123,11 +124,11 @@ enum qep_status engine_connect_gpus(struct qep_engine *e) {
     if (!e->on_gpu)
         return QEP_OK;
     QEP_TRY(count_sharers(e));
-    struct qep_device_memory memory = device_memory(e);
+    struct qep_device_memory memory = engine_device_memory(e->be, &e->gpu);
     qep_watchdog_rest(e->dog); /* joining has a deadline of its own */
     QEP_TRY(qep_device_comm_create(e->comm, &memory, transport, e->options.timeout_s, &e->dc));
     qep_watchdog_stamp(e->dog, "connecting GPUs", -1, 0);
-    if (e->comm->num_ranks > 1)
+    if (strcmp(e->dc->ops->name, "self") != 0)
         QEP_TRY(warm_up(e));
     if (strcmp(e->dc->ops->name, "nccl") == 0) {
         e->be->device->set_wait(e->be, wait_with_transport, e->dc);
@@ -136,7 +137,7 @@ enum qep_status engine_connect_gpus(struct qep_engine *e) {
         QEP_TRY(qep_comm_agree(e->comm, qep_backend_cuda_device(e->be, &e->gpu)));
     }
     qep_watchdog_rest(e->dog); /* loading takes its time */
-    if (e->comm->rank == 0 && e->comm->num_ranks > 1)
+    if (e->comm->rank == 0 && strcmp(e->dc->ops->name, "self") != 0)
         qep_info("between GPUs: %s (%s)", e->dc->ops->name, e->dc->detail);
     return QEP_OK;
 }

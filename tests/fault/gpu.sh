@@ -77,6 +77,8 @@ good "the chunk that would do" env QEP_EMU_MEMORY=3500000 "$exe" "${run[@]}" --c
 # Two ranks on one GPU: NCCL refuses, auto stages through the host.
 bad "two ranks on one GPU" 69 'share one GPU' "$exe" "${run[@]}" --transport nccl --ranks 2
 good "threads on one GPU" "$exe" "${run[@]}" --transport threads --ranks 2
+good "nccl, one rank" "$exe" "${run[@]}" --transport nccl
+bad "nccl, one rank, init fails" 69 ncclCommInit env QEP_FAKE_NCCL=init_fail=0 "$exe" "${run[@]}" --transport nccl
 good "nccl over threads" env QEP_EMU_DEVICES=3 "$exe" "${run[@]}" --transport nccl --ranks 3
 good "nccl, sequences" env QEP_EMU_DEVICES=2 "$exe" "${run[@]}" --transport nccl --ranks 2 --attention sequences
 if [ $have_mpi = 1 ]; then

@@ -6,20 +6,25 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+static bool is_set(const char *name) {
+    const char *text = getenv(name);
+    return text != NULL && text[0] != '\0' && text[0] != '0';
+}
+
 /* In a process of its own: is there a device? */
 static int look_for_device(void) {
     struct qep_backend *be = NULL;
-    const char *needed = getenv("QEP_TEST_NEEDS_DEVICE");
     if (qep_cuda_present())
         return 0;
     if (qep_backend_cuda_create(NULL, -1, 0, &be) == QEP_OK)
         return 0; /* another of the devices does */
-    bool must = needed != NULL && needed[0] != '\0' && needed[0] != '0';
+    bool must = is_set("QEP_TEST_NEEDS_DEVICE");
     printf("%s: %s\n", must ? "FAILED, a device is needed" : "skipped", qep_last_error());
     return must ? EXIT_FAILURE : SKIPPED;
 }
 
-int without_device(void) {
+/* This process does not touch the device, as test cases may be forks of it. */
+static int without_device(void) {
     int status = 0;
     fflush(NULL);
     pid_t child = fork();
@@ -31,6 +36,39 @@ int without_device(void) {
     if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status))
         return EXIT_FAILURE;
     return WEXITSTATUS(status);
+}
+
+static SRunner *runner;
+static bool stops_at_first;
+
+/* Before every test, in this process or in the test's. */
+static void begin_test(void) {
+    if (!stops_at_first || srunner_ntests_failed(runner) == 0)
+        return;
+    srunner_print(runner, CK_NORMAL);
+    fflush(NULL);
+    _exit(EXIT_FAILURE);
+}
+
+TCase *device_case(Suite *suite, const char *name, int timeout_s) {
+    TCase *tc = tcase_create(name);
+    tcase_set_timeout(tc, timeout_s);
+    tcase_add_checked_fixture(tc, begin_test, NULL);
+    suite_add_tcase(suite, tc);
+    return tc;
+}
+
+int run_device_suite(Suite *suite) {
+    runner = srunner_create(suite);
+    int code = without_device();
+    stops_at_first = is_set("QEP_TEST_STOP") && srunner_fork_status(runner) == CK_NOFORK;
+    if (code == 0) {
+        srunner_run_all(runner, CK_ENV);
+        bool good = srunner_ntests_run(runner) > 0 && srunner_ntests_failed(runner) == 0;
+        code = good ? EXIT_SUCCESS : EXIT_FAILURE;
+    }
+    srunner_free(runner);
+    return code;
 }
 
 void ok(enum qep_status st) {

@@ -15,10 +15,15 @@
 
 enum { SKIPPED = 77 };
 
-/* First thing in main: 0, or the exit code of a test program that has no device to run on. That is
- * SKIPPED, and said, unless QEP_TEST_NEEDS_DEVICE is set: then it is a failure. This process does
- * not touch the device, as test cases may be forks of it. */
-int without_device(void);
+/* A case of a device's test program; tests run in processes of their own that end after timeout_s,
+ * unless CK_FORK=no. */
+TCase *device_case(Suite *suite, const char *name, int timeout_s);
+
+/* Runs and frees the suite; what main returns. Without a device to run on that is SKIPPED, and
+ * said, or a failure where QEP_TEST_NEEDS_DEVICE is set. A failure where no test ran. With
+ * CK_FORK=no and QEP_TEST_STOP=1 the first failed test is the last one: an error of the device
+ * stays, and would fail all that follow. */
+int run_device_suite(Suite *suite);
 
 /* The CUDA backend: on the emulator or a device, as linked. */
 struct qep_backend *open_cuda(void);

@@ -408,34 +408,21 @@ START_TEST(rope_is_exact_far_out) {
 }
 END_TEST
 
-static TCase *add_case(Suite *suite, const char *name) {
-    TCase *tc = tcase_create(name);
-    tcase_set_timeout(tc, 300);
-    tcase_add_checked_fixture(tc, setup, teardown);
-    suite_add_tcase(suite, tc);
-    return tc;
-}
-
 int main(void) {
-    int missing = without_device();
-    if (missing != 0)
-        return missing;
     Suite *suite = suite_create("cuda attention");
-    TCase *tc = add_case(suite, "short"); /* what tests/seeded_defects.sh runs */
+    TCase *tc = device_case(suite, "short", 300); /* what tests/seeded_defects.sh runs */
+    tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, prefill_agrees_however_it_is_cut, 0, 3);
     tcase_add_loop_test(tc, decode_agrees, 0, 3);
     tcase_add_loop_test(tc, decode_agrees, 21, 22); /* rows with padding */
     tcase_add_loop_test(tc, decode_rows_do_not_meet, 0, 3);
-    tc = add_case(suite, "long");
+    tc = device_case(suite, "long", 300);
+    tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, prefill_agrees_however_it_is_cut, 3, 3 * NUM_DIMS);
     tcase_add_loop_test(tc, decode_agrees, 3, 21);
     tcase_add_loop_test(tc, decode_agrees, 22, 3 * NUM_DIMS);
     tcase_add_loop_test(tc, decode_agrees_at_split_boundaries, 0, 3 * NUM_LONG);
     tcase_add_loop_test(tc, prefill_spans_do_not_meet, 0, 3 * NUM_DIMS);
     tcase_add_test(tc, rope_is_exact_far_out);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_device_suite(suite);
 }

@@ -213,18 +213,9 @@ START_TEST(company_does_not_matter) {
 END_TEST
 
 int main(void) {
-    int missing = without_device();
-    if (missing != 0)
-        return missing;
     Suite *suite = suite_create("cuda_batch");
-    TCase *tc = tcase_create("cuda_batch");
+    TCase *tc = device_case(suite, "cuda_batch", 900);
     setenv("QEP_EMU_DEVICES", "4", 0);
-    tcase_set_timeout(tc, 900);
     tcase_add_loop_test(tc, company_does_not_matter, 0, (int)(sizeof ways / sizeof ways[0]));
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_device_suite(suite);
 }

@@ -301,33 +301,20 @@ START_TEST(conv_pads_and_keeps_slots_apart) {
 }
 END_TEST
 
-static TCase *add_case(Suite *suite, const char *name) {
-    TCase *tc = tcase_create(name);
-    tcase_set_timeout(tc, 300);
-    tcase_add_checked_fixture(tc, setup, teardown);
-    suite_add_tcase(suite, tc);
-    return tc;
-}
-
 int main(void) {
-    int missing = without_device();
-    if (missing != 0)
-        return missing;
     Suite *suite = suite_create("cuda delta");
-    TCase *tc = add_case(suite, "short"); /* what tests/seeded_defects.sh runs */
+    TCase *tc = device_case(suite, "short", 300); /* what tests/seeded_defects.sh runs */
+    tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, delta_matches_float64_scan_at_every_length, 63, 67);
     tcase_add_test(tc, delta_holds_for_keys_that_are_alike);
     tcase_add_loop_test(tc, delta_rows_do_not_meet, 0, 2);
     tcase_add_loop_test(tc, conv_is_exact_and_carries_state, 0, NUM_DIMS);
     tcase_add_loop_test(tc, conv_pads_and_keeps_slots_apart, 0, NUM_DIMS);
-    tc = add_case(suite, "long");
+    tc = device_case(suite, "long", 300);
+    tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, delta_matches_float64_scan_at_every_length, 1, 63);
     tcase_add_loop_test(tc, delta_matches_float64_scan_at_every_length, 67, 131);
     tcase_add_loop_test(tc, delta_survives_adversarial_decays, 0, NUM_DIMS * NUM_DECAYS);
     tcase_add_loop_test(tc, delta_rows_do_not_meet, 2, NUM_DIMS);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_device_suite(suite);
 }

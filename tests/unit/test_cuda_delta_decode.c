@@ -268,7 +268,6 @@ START_TEST(rows_do_not_meet) {
 END_TEST
 
 static void add_cases(TCase *tc, int begin, int end) {
-    tcase_set_timeout(tc, 300);
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, one_op_has_the_bits_of_many, begin, end);
     tcase_add_loop_test(tc, other_activation_types, begin, end);
@@ -276,20 +275,11 @@ static void add_cases(TCase *tc, int begin, int end) {
 }
 
 int main(void) {
-    int missing = without_device();
-    if (missing != 0)
-        return missing;
     enum { SHORT = 5 }; /* what tests/seeded_defects.sh runs */
     Suite *suite = suite_create("cuda delta decode");
-    TCase *tc = tcase_create("short");
+    TCase *tc = device_case(suite, "short", 300);
     add_cases(tc, 0, SHORT);
-    suite_add_tcase(suite, tc);
-    tc = tcase_create("long");
+    tc = device_case(suite, "long", 300);
     add_cases(tc, SHORT, NUM_DIMS);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_device_suite(suite);
 }

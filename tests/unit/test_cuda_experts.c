@@ -505,12 +505,8 @@ START_TEST(gather_rows_copies) {
 END_TEST
 
 int main(void) {
-    int missing = without_device();
-    if (missing != 0)
-        return missing;
     Suite *suite = suite_create("cuda_experts");
-    TCase *tc = tcase_create("experts");
-    tcase_set_timeout(tc, 300);
+    TCase *tc = device_case(suite, "experts", 300);
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, tree_sum_agrees, 0, 5);
     tcase_add_loop_test(tc, gather_rows_copies, 0, 4);
@@ -519,10 +515,5 @@ int main(void) {
     tcase_add_loop_test(tc, experts_agree, 0, NUM_CASES);
     tcase_add_test(tc, many_rows_sort_in_blocks);
     tcase_add_test(tc, captured_steps_follow_new_ids);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_device_suite(suite);
 }

@@ -28,17 +28,8 @@ START_TEST(is_as_close_as_hf_bf16) {
 END_TEST
 
 int main(void) {
-    int missing = without_device();
-    if (missing != 0)
-        return missing;
     Suite *suite = suite_create("cuda_golden");
-    TCase *tc = tcase_create("cuda_golden");
-    tcase_set_timeout(tc, 900);
+    TCase *tc = device_case(suite, "cuda_golden", 900);
     tcase_add_loop_test(tc, is_as_close_as_hf_bf16, 0, GOLDEN_NUM_MODELS);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_device_suite(suite);
 }

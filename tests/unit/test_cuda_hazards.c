@@ -372,30 +372,16 @@ START_TEST(ranks_serve_the_same) {
 }
 END_TEST
 
-static TCase *add_case(Suite *suite, const char *name) {
-    TCase *tc = tcase_create(name);
-    tcase_set_timeout(tc, 300);
-    suite_add_tcase(suite, tc);
-    return tc;
-}
-
 int main(void) {
-    int missing = without_device();
-    if (missing != 0)
-        return missing;
     Suite *suite = suite_create("cuda hazards");
     setenv("QEP_EMU_DEVICES", "2", 0);
-    TCase *tc = add_case(suite, "ops");
+    TCase *tc = device_case(suite, "ops", 300);
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, graphs_follow_the_spans, 0, 2);
     tcase_add_test(tc, moved_workspaces_are_told);
     tcase_add_test(tc, reset_slots_are_zero);
     tcase_add_loop_test(tc, routing_weights_come_last, 0, 2);
-    tcase_add_test(add_case(suite, "model"), requests_do_not_meet);
-    tcase_add_loop_test(add_case(suite, "ranks"), ranks_serve_the_same, 0, 2);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    tcase_add_test(device_case(suite, "model", 300), requests_do_not_meet);
+    tcase_add_loop_test(device_case(suite, "ranks", 300), ranks_serve_the_same, 0, 2);
+    return run_device_suite(suite);
 }

@@ -123,13 +123,7 @@ END_TEST
 
 int main(void) {
     Suite *suite = suite_create("cuda_launches");
-    TCase *tc = tcase_create("cuda_launches");
-    tcase_set_timeout(tc, 300);
+    TCase *tc = device_case(suite, "cuda_launches", 300);
     tcase_add_loop_test(tc, launches_of_a_layer, 0, NUM_KINDS);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_device_suite(suite);
 }

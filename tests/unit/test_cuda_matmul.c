@@ -514,12 +514,8 @@ START_TEST(large_matrices_load_in_parts) {
 END_TEST
 
 int main(void) {
-    int missing = without_device();
-    if (missing != 0)
-        return missing;
     Suite *suite = suite_create("cuda_matmul");
-    TCase *tc = tcase_create("matmul");
-    tcase_set_timeout(tc, 300);
+    TCase *tc = device_case(suite, "matmul", 300);
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, supports_is_what_the_contract_says);
     tcase_add_loop_test(tc, embed_reads_rows_exactly, QEP_WEIGHT_F32, QEP_WEIGHT_INT4 + 1);
@@ -532,10 +528,5 @@ int main(void) {
     tcase_add_test(tc, no_rows_are_no_work);
     tcase_add_test(tc, odd_groups_are_refused);
     tcase_add_test(tc, large_matrices_load_in_parts);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_device_suite(suite);
 }

@@ -206,14 +206,8 @@ END_TEST
 
 int main(void) {
     Suite *suite = suite_create("cuda_memory");
-    TCase *tc = tcase_create("cuda_memory");
+    TCase *tc = device_case(suite, "cuda_memory", 600);
     setenv("QEP_EMU_DEVICES", "4", 0);
-    tcase_set_timeout(tc, 600);
     tcase_add_loop_test(tc, estimate_holds, 0, (int)(sizeof ways / sizeof ways[0]));
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_device_suite(suite);
 }

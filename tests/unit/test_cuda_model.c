@@ -200,25 +200,15 @@ START_TEST(draws_are_the_host_samplers) {
 END_TEST
 
 int main(void) {
-    int missing = without_device();
-    if (missing != 0)
-        return missing;
     Suite *suite = suite_create("cuda_model");
-    TCase *some = tcase_create("some"), *more = tcase_create("more"); /* CK_RUN_CASE */
+    TCase *some = device_case(suite, "some", 900),
+          *more = device_case(suite, "more", 900); /* CK_RUN_CASE */
     setenv("QEP_EMU_DEVICES", "4", 0);
-    tcase_set_timeout(some, 900);
-    tcase_set_timeout(more, 900);
     tcase_add_test(some, greedy_tokens_are_the_references);
     tcase_add_loop_test(some, draws_are_the_host_samplers, 2, 3);
     tcase_add_loop_test(more, bits_do_not_depend_on_the_split, 0, 3);
     tcase_add_loop_test(more, draws_are_the_host_samplers, 0, 2);
     tcase_add_loop_test(more, draws_are_the_host_samplers, 3,
                         (int)(sizeof settings / sizeof settings[0]));
-    suite_add_tcase(suite, some);
-    suite_add_tcase(suite, more);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_device_suite(suite);
 }

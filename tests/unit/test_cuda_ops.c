@@ -316,12 +316,8 @@ START_TEST(no_rows_are_no_work) {
 END_TEST
 
 int main(void) {
-    int missing = without_device();
-    if (missing != 0)
-        return missing;
     Suite *suite = suite_create("cuda ops");
-    TCase *tc = tcase_create("cuda ops");
-    tcase_set_timeout(tc, 300);
+    TCase *tc = device_case(suite, "cuda ops", 300);
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, rms_norm_agrees, 0, NUM_ROW_SHAPES);
     tcase_add_loop_test(tc, activation_rows_are_exact, 0, NUM_ROW_SHAPES);
@@ -332,10 +328,5 @@ int main(void) {
     tcase_add_loop_test(tc, router_is_exact, 0, NUM_ROUTER_SHAPES);
     tcase_add_test(tc, router_stays_in_range_on_nan);
     tcase_add_test(tc, no_rows_are_no_work);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_device_suite(suite);
 }

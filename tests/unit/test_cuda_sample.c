@@ -568,12 +568,8 @@ START_TEST(graphs_draw_like_ops) {
 END_TEST
 
 int main(void) {
-    int missing = without_device();
-    if (missing != 0)
-        return missing;
     Suite *s = suite_create("cuda_sample");
-    TCase *tc = tcase_create("cuda_sample");
-    tcase_set_timeout(tc, 300);
+    TCase *tc = device_case(s, "cuda_sample", 300);
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, draws_like_the_host, 0, 24);
     tcase_add_loop_test(tc, few_ids_decide, 0, 6);
@@ -581,10 +577,5 @@ int main(void) {
     tcase_add_loop_test(tc, full_vocabulary, 0, 2);
     tcase_add_loop_test(tc, candidates_are_the_largest, 0, 5);
     tcase_add_test(tc, graphs_draw_like_ops);
-    suite_add_tcase(s, tc);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_device_suite(s);
 }

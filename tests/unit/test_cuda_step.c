@@ -158,20 +158,11 @@ START_TEST(copies_run_beside_ops) {
 END_TEST
 
 int main(void) {
-    int missing = without_device();
-    if (missing != 0)
-        return missing;
     Suite *s = suite_create("cuda_step");
-    TCase *tc = tcase_create("cuda_step");
-    tcase_set_timeout(tc, 300);
+    TCase *tc = device_case(s, "cuda_step", 300);
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, advance_moves_on);
     tcase_add_test(tc, capture_ends_cleanly);
     tcase_add_loop_test(tc, copies_run_beside_ops, 0, 8);
-    suite_add_tcase(s, tc);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_device_suite(s);
 }
