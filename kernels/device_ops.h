@@ -138,6 +138,14 @@ struct qep_device_load {
     int32_t sample_rows, num_vocab, first_id, vocab_size;
 };
 
+/* One launch of a kernel, as profile_end tells it. */
+struct qep_launch_time {
+    char kernel[64]; /* the function, without template arguments */
+    uint32_t grid[3], block[3];
+    size_t shared_bytes; /* dynamic, of a block */
+    double us;           /* from the end of the launch before it: with the gap between the two */
+};
+
 /* A weight as it will be loaded; group_size 0 without scales. */
 struct qep_weight_dims {
     enum qep_weight_type type;
@@ -229,6 +237,12 @@ struct qep_device_ops {
     enum qep_status (*capture_end)(struct qep_backend *be, struct qep_graph **out);
     enum qep_status (*graph_launch)(struct qep_backend *be, struct qep_graph *graph);
     void (*graph_destroy)(struct qep_backend *be, struct qep_graph *graph);
+    /* For measurements: the launches of this thread between begin and end, one after the other, are
+     * timed each by itself (graphs are not: they have no launches of their own). *times [*num] is
+     * the caller's (free). Profilers such as ncu and nsys see the same range. */
+    enum qep_status (*profile_begin)(struct qep_backend *be);
+    enum qep_status (*profile_end)(struct qep_backend *be, struct qep_launch_time **times,
+                                   size_t *num);
     /* What a transport on device memory needs: the backend's cudaStream_t, copies in stream order,
      * whether the stream is idle, and how sync, download and event_wait are to wait while
      * collectives are under way: fn returns when `query` says that it is done, or with an error

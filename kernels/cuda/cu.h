@@ -16,13 +16,34 @@
 #define QEP_KERNELS_CUDA_CU_H
 
 #include "kernels/backend.h"
+#include "kernels/cuda/launch_watch.h"
 
 #ifdef QEP_CUDA_EMU
 #include "cuda_emu/emu.h"
 #else
 
-#include <cuda_bf16.h>
 #include <cuda_runtime.h>
+
+#endif
+
+/* After a launch that was taken, whoever watches; the arguments are those of launch(). */
+template <class Kernel, class... Args>
+static inline cudaError_t tell_launch(cudaError_t error, Kernel *kernel, dim3 grid, dim3 block,
+                                      size_t shared, cudaStream_t, const Args &...) {
+    const cuda_launch told = {reinterpret_cast<const void *>(kernel),
+                              {grid.x, grid.y, grid.z},
+                              {block.x, block.y, block.z},
+                              shared};
+    if (error == cudaSuccess)
+        cuda_launched(&told);
+    return error;
+}
+
+#ifdef QEP_CUDA_EMU
+#define launch(...) tell_launch(emu::launcher{#__VA_ARGS__, EMU_HERE}(__VA_ARGS__), __VA_ARGS__)
+#else
+
+#include <cuda_bf16.h>
 
 template <class T> using gptr = T *;
 template <class T> using sptr = T *;
@@ -191,7 +212,7 @@ static inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 bloc
             return e;
     }
     kernel<<<grid, block, shared, stream>>>(static_cast<Params>(args)...);
-    return cudaGetLastError();
+    return tell_launch(cudaGetLastError(), kernel, grid, block, shared, stream);
 }
 
 #endif

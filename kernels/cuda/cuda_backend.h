@@ -47,6 +47,7 @@ struct cuda_backend {
     char isa[16]; /* sm_80, sm_90, emulator */
     struct cuda_pool *pool;
     struct cuda_staging *staging;
+    struct cuda_profile *profile; /* between profile_begin and profile_end */
     qep_wait_fn *wait; /* NULL: the runtime's own calls */
     void *wait_ctx;
     pthread_mutex_t lock; /* alloc, upload and weight_create come from several threads */

@@ -59,6 +59,10 @@ enum qep_status cuda_capture_begin(struct qep_backend *be);
 enum qep_status cuda_capture_end(struct qep_backend *be, struct qep_graph **out);
 enum qep_status cuda_graph_launch(struct qep_backend *be, struct qep_graph *graph);
 void cuda_graph_destroy(struct qep_backend *be, struct qep_graph *graph);
+/* profile.c */
+enum qep_status cuda_profile_begin(struct qep_backend *be);
+enum qep_status cuda_profile_end(struct qep_backend *be, struct qep_launch_time **times,
+                                 size_t *num);
 
 #ifdef __cplusplus
 }

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/wire.h"
+#include "model/rank_bytes.h"
 
 #include <stdlib.h>
 
@@ -38,6 +39,10 @@ void qep_engine_destroy(struct qep_engine *e) {
     qep_team_destroy(e->team);
     qep_shard_dir_close(e->dir);
     free(e);
+}
+
+double qep_engine_step_bytes(const struct qep_engine *e, int64_t batch, int64_t depth) {
+    return qep_step_bytes(e->dir, e->kv_type, batch, depth);
 }
 
 const struct qep_model_config *qep_engine_config(const struct qep_engine *e) {

@@ -65,6 +65,8 @@ const struct qep_model_config *qep_engine_config(const struct qep_engine *engine
 const struct qep_engine_facts *qep_engine_get_facts(const struct qep_engine *engine);
 const struct qep_model *qep_engine_model(const struct qep_engine *engine);
 struct qep_comm *qep_engine_comm(const struct qep_engine *engine);
+/* The fewest bytes of a decode step, see qep_step_bytes. */
+double qep_engine_step_bytes(const struct qep_engine *engine, int64_t batch, int64_t depth);
 
 /* Rank 0: broadcasts the plan and runs it. plan->step is set here. */
 enum qep_status qep_engine_step(struct qep_engine *engine, struct qep_plan *plan,
@@ -80,6 +82,12 @@ enum qep_status qep_engine_decode(struct qep_engine *engine, struct qep_plan *pl
 
 /* Rank 0: the tokens of the oldest step under way, see qep_model_decode_take. */
 enum qep_status qep_engine_decode_take(struct qep_engine *engine, int32_t *tokens);
+
+/* Rank 0, between steps: its GPU's launches from begin to end, each timed by itself, see
+ * qep_device_ops; *times is the caller's. QEP_ERR_USAGE on hosts. */
+enum qep_status qep_engine_profile_begin(struct qep_engine *engine);
+enum qep_status qep_engine_profile_end(struct qep_engine *engine, struct qep_launch_time **times,
+                                       size_t *num);
 
 /* A step failed on this rank: peers may sit in a collective, the job can only be aborted. */
 bool qep_engine_is_broken(const struct qep_engine *engine);

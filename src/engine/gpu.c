@@ -89,6 +89,17 @@ struct qep_device_memory engine_device_memory(struct qep_backend *be,
     return memory;
 }
 
+enum qep_status qep_engine_profile_begin(struct qep_engine *e) {
+    if (!e->on_gpu)
+        return qep_fail(QEP_ERR_USAGE, "the %s backend has no launches to time", e->facts.backend);
+    return e->be->device->profile_begin(e->be);
+}
+
+enum qep_status qep_engine_profile_end(struct qep_engine *e, struct qep_launch_time **times,
+                                       size_t *num) {
+    return e->be->device->profile_end(e->be, times, num);
+}
+
 /* How many ranks have this rank's GPU. */
 static enum qep_status count_sharers(struct qep_engine *e) {
     size_t ranks = (size_t)e->comm->num_ranks, bytes = sizeof e->gpu.uuid;

@@ -1,4 +1,4 @@
-/* launch(kernel, grid, block, shared bytes, stream, arguments...) */
+/* What launch(kernel, grid, block, shared bytes, stream, arguments...) of cu.h becomes here. */
 #ifndef QEP_CUDA_EMU_LAUNCH_H
 #define QEP_CUDA_EMU_LAUNCH_H
 
@@ -14,6 +14,9 @@ namespace emu {
 cudaError_t enqueue_kernel(std::function<void()> body, const char *text, site at, dim3 grid,
                            dim3 block, size_t shared, cudaStream_t stream);
 
+/* For cudaFuncGetName. */
+void name_kernel(const void *kernel, const char *text);
+
 struct launcher {
     const char *text;
     site at;
@@ -21,6 +24,7 @@ struct launcher {
     cudaError_t operator()(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared,
                            cudaStream_t stream, Args... args) const {
         static_assert(sizeof...(Params) == sizeof...(Args), "one argument per parameter");
+        name_kernel(reinterpret_cast<const void *>(kernel), text);
         std::tuple<Params...> values(static_cast<Params>(args)...);
         return enqueue_kernel([kernel, values] { std::apply(kernel, values); }, text, at, grid,
                               block, shared, stream);
@@ -28,7 +32,5 @@ struct launcher {
 };
 
 } // namespace emu
-
-#define launch(...) (emu::launcher{#__VA_ARGS__, EMU_HERE}(__VA_ARGS__))
 
 #endif

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
+#include <string>
 
 namespace emu {
 namespace {
@@ -100,6 +102,9 @@ struct fill_op : operation {
 };
 
 /* The kernel's name: the first argument of launch(...) as it was written. */
+/* As all the emulator's state, outlives static destructors. */
+auto &kernel_names = *new std::map<const void *, std::string>;
+
 std::string first_argument(const char *text) {
     int depth = 0;
     const char *end = text;
@@ -155,6 +160,13 @@ cudaError_t finish_legacy() {
 
 } // namespace
 
+void name_kernel(const void *kernel, const char *text) {
+    guard hold(lock);
+    std::string &name = kernel_names[kernel];
+    if (name.empty())
+        name = first_argument(text);
+}
+
 cudaError_t enqueue_kernel(std::function<void()> body, const char *text, site at, dim3 grid,
                            dim3 block, size_t shared, cudaStream_t stream) {
     auto op = std::make_shared<kernel_op>();
@@ -175,6 +187,15 @@ cudaError_t enqueue_kernel(std::function<void()> body, const char *text, site at
 using namespace emu;
 
 extern "C" {
+
+cudaError_t cudaFuncGetName(const char **name, const void *kernel) {
+    guard hold(lock);
+    auto found = kernel_names.find(kernel);
+    if (found == kernel_names.end())
+        return noted(cudaErrorInvalidDeviceFunction);
+    *name = found->second.c_str();
+    return cudaSuccess;
+}
 
 cudaError_t cudaMalloc(void **dev, size_t bytes) {
     *dev = nullptr;

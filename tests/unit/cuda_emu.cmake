@@ -1,6 +1,7 @@
 # The emulator's own tests: each check on a kernel that passes it and one that does not.
 file(GLOB cuda_emu_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cuda_emu/test_*.cpp)
-add_executable(test_cuda_emu ${cuda_emu_tests})
+add_executable(test_cuda_emu ${cuda_emu_tests} ${CMAKE_SOURCE_DIR}/kernels/cuda/launch_watch.c)
+target_include_directories(test_cuda_emu PRIVATE ${CMAKE_SOURCE_DIR})
 set_target_properties(test_cuda_emu PROPERTIES CXX_STANDARD 17 CXX_STANDARD_REQUIRED ON
                                                CXX_EXTENSIONS OFF)
 target_compile_options(test_cuda_emu PRIVATE

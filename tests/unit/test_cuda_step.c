@@ -157,6 +157,36 @@ START_TEST(copies_run_beside_ops) {
 }
 END_TEST
 
+static void two_ops(float *x, void *act) {
+    ok(be->ops->rms_norm(be, qep_f32_rows(x + 5 * 64), x, x, 3, 64, 1e-6f));
+    ok(be->ops->act_convert(be, act, qep_act_row_bytes(QEP_ACT_BF16, 64), QEP_ACT_BF16, x, 5, 64));
+}
+
+START_TEST(launches_are_timed_one_by_one) {
+    struct qep_launch_time *times = NULL;
+    size_t num = 0;
+    float *x = dev_put(be, NULL, (5 + 3) * 64 * sizeof *x);
+    void *act = dev_put(be, NULL, 5 * qep_act_row_bytes(QEP_ACT_BF16, 64));
+    two_ops(x, act); /* nobody looks */
+    ok(be->device->profile_begin(be));
+    ck_assert_int_eq(be->device->profile_begin(be), QEP_ERR_BUG);
+    two_ops(x, act);
+    ok(be->device->profile_end(be, &times, &num));
+    two_ops(x, act);
+    ck_assert_uint_eq(num, 2);
+    ck_assert_str_eq(times[0].kernel, "rms_norm_kernel");
+    ck_assert_str_eq(times[1].kernel, "act_bf16_kernel");
+    ck_assert_uint_eq(times[0].grid[0], 3);
+    ck_assert_uint_eq(times[1].grid[1], 5);
+    for (size_t i = 0; i < num; i++)
+        ck_assert_msg(times[i].us > 0 && times[i].us < 1e7, "%g us", times[i].us);
+    free(times);
+    ck_assert_int_eq(be->device->profile_end(be, &times, &num), QEP_ERR_BUG);
+    be->ops->free(be, x);
+    be->ops->free(be, act);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("cuda_step");
     TCase *tc = device_case(s, "cuda_step", 300);
@@ -164,5 +194,6 @@ int main(void) {
     tcase_add_test(tc, advance_moves_on);
     tcase_add_test(tc, capture_ends_cleanly);
     tcase_add_loop_test(tc, copies_run_beside_ops, 0, 8);
+    tcase_add_test(tc, launches_are_timed_one_by_one);
     return run_device_suite(s);
 }

@@ -1,5 +1,6 @@
 /* Shard directories without files: what bench --weights random loads. */
 #include "checkpoint/config.h"
+#include "model/rank_bytes.h"
 #include "quant/quantize.h"
 #include "shard/random.h"
 
@@ -8,16 +9,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct qep_shard_dir *open_random(const char *recipe_name, uint64_t seed) {
+static struct qep_shard_dir *open_config(const char *path, const char *recipe_name, uint64_t seed) {
     struct qep_model_config config;
     struct qep_recipe recipe;
     struct qep_shard_dir *dir = NULL;
-    ck_assert_int_eq(qep_config_read("configs/tiny-random.json", &config), QEP_OK);
+    ck_assert_int_eq(qep_config_read(path, &config), QEP_OK);
     ck_assert_int_eq(qep_recipe_load(recipe_name, &recipe), QEP_OK);
     ck_assert_msg(qep_shard_dir_random(&config, &recipe, seed, &dir) == QEP_OK, "%s",
                   qep_last_error());
     qep_recipe_free(&recipe);
     return dir;
+}
+
+static struct qep_shard_dir *open_random(const char *recipe_name, uint64_t seed) {
+    return open_config("configs/tiny-random.json", recipe_name, seed);
 }
 
 static struct qep_host_weight load(const struct qep_shard_dir *dir, const char *name) {
@@ -128,6 +133,26 @@ START_TEST(unknown_names_are_refused) {
 }
 END_TEST
 
+/* Qwen3.5-35B-A3B: what docs/performance.md derives from the shapes, in GB. */
+static const struct {
+    const char *recipe;
+    int64_t batch, depth;
+    double gb;
+} steps[] = {{"q4", 1, 0, 2.78},
+             {"q4", 8, 0, 7.2},
+             {"q4", 32, 0, 17.7},
+             {"q4", 1, 16384, 3.12},
+             {"bf16", 1, 0, 6.04}};
+
+START_TEST(a_step_reads_what_the_shapes_say) {
+    struct qep_shard_dir *dir = open_config("configs/qwen3.5-35b-a3b.json", steps[_i].recipe, 0);
+    double gb = 1e-9 * qep_step_bytes(dir, QEP_KV_BF16, steps[_i].batch, steps[_i].depth);
+    ck_assert_msg(fabs(gb / steps[_i].gb - 1) < 0.01, "%s, %d sequences: %.3f GB, expected %.2f",
+                  steps[_i].recipe, (int)steps[_i].batch, gb, steps[_i].gb);
+    qep_shard_dir_close(dir);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("random_dir");
     TCase *tc = tcase_create("random_dir");
@@ -136,6 +161,8 @@ int main(void) {
     tcase_add_test(tc, seeds_and_names_decide);
     tcase_add_test(tc, odd_shapes_are_canonical);
     tcase_add_test(tc, unknown_names_are_refused);
+    tcase_add_loop_test(tc, a_step_reads_what_the_shapes_say, 0,
+                        (int)(sizeof steps / sizeof *steps));
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
