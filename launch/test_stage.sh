@@ -53,9 +53,9 @@ stage_gcc() { build gcc -DCMAKE_C_COMPILER=gcc -DCMAKE_BUILD_TYPE=Release; }
 stage_unit() { run_ctest gcc --label-regex '^(unit|mpi)$' --label-exclude '^e2e$'; }
 stage_e2e() { run_ctest gcc --label-regex '^(e2e|fault)$' --label-exclude '^(unit|mpi)$'; }
 
-# The suite for machines with a GPU, over the emulator: its shell code, the program end to end and
-# the benchmarks. The kernels' own tests are unit tests.
-stage_emu() { tests/gpu_suite.sh --emulator --build "$work/gcc" "$logs/gpu-suite"; }
+# The suite for machines with a GPU, over the emulator and with canned programs: its shell code, the
+# program end to end and the benchmarks. The kernels' own tests are unit tests.
+stage_emu() { tests/gpu/test_suite.sh "$work/gcc"; }
 
 # The tests of the CUDA backend must see planted faults.
 stage_defects() {
@@ -70,15 +70,40 @@ stage_no_mpi() {
     tests/e2e/chat.sh "$work/no-mpi/qwen-ep" && tests/e2e/ranks.sh "$work/no-mpi/qwen-ep"
 }
 
+# What tests/gpu_suite.sh builds where it has no pack, and the programs that it then runs.
+make_gpu_targets() { # MAKE_OPTIONS...
+    local targets
+    read -ra targets <<<"$(sed -n 's/^targets=(\(.*\))$/\1/p' tests/gpu/steps.sh)"
+    mapfile -t -O ${#targets[@]} targets <"$work/nvcc/tests/gpu_tests.txt"
+    [ ${#targets[@]} -gt 10 ] || { echo "FAILED: only ${targets[*]}" && return 1; }
+    cmake --build "$work/nvcc" -t "${targets[@]}" -- "$@" >/dev/null
+}
+
 # Real kernels for every architecture; they run only where there is a GPU.
 stage_nvcc() {
     local program=$work/nvcc/qwen-ep
     [ -x /usr/local/cuda/bin/nvcc ] && PATH=$PATH:/usr/local/cuda/bin
     need nvcc
-    configure nvcc -DCMAKE_BUILD_TYPE=Release -DQEP_CUDA=ON -DQEP_TESTS=OFF &&
+    configure nvcc -DCMAKE_BUILD_TYPE=Release -DQEP_CUDA=ON &&
         cmake --build "$work/nvcc" --parallel "$jobs" -t qwen-ep bench_cuda || return 1
+    make_gpu_targets -n || return 1
     ldd "$program" | grep -E 'libcuda|libnccl|libstdc' && echo "needs what other machines lack" && return 1
     "$program" --version
+}
+
+# The pack for a rented GPU, and what the suite says of it on a machine without one. Minutes: for
+# test.sh --full.
+stage_pack() {
+    local pack=$work/gpu-pack.tar.xz out=$work/gpu-pack-out
+    [ -x /usr/local/cuda/bin/nvcc ] && PATH=$PATH:/usr/local/cuda/bin
+    need nvcc xz
+    launch/gpu_pack.sh --build "$work/gpu-pack" "$pack" || return 1
+    [ "$(wc -c <"$pack")" -lt 12000000 ] || { echo "the pack is large: $(wc -c <"$pack") bytes" && return 1; }
+    if tests/gpu_suite.sh --pack "$pack" --phase 1 "$out"; then
+        return 0 # there is a GPU, and all is well
+    fi
+    grep '^programs *passed' "$out/summary.txt" && grep '^smoke *FAILED' "$out/summary.txt" &&
+        grep -E 'no NVIDIA driver|no GPU' "$out/summary.txt"
 }
 
 stage_clang() {
@@ -134,7 +159,7 @@ stage_fuzz() {
 
 case ${1:-} in
 fuzz_one) fuzz_one "$2" ;;
-format | shell | gcc | unit | e2e | emu | defects | no-mpi | nvcc | clang | asan | tsan | fuzz) "stage_${1//-/_}" ;;
+format | shell | gcc | unit | e2e | emu | defects | no-mpi | nvcc | pack | clang | asan | tsan | fuzz) "stage_${1//-/_}" ;;
 *)
     echo "usage: test_stage.sh NAME" >&2
     exit 64

@@ -1,11 +1,12 @@
 /* bench_cuda: the CUDA backend's ops at the shapes of Qwen3.5-35B-A3B, as shares of the copy
  * bandwidth and of the mma.sync rate that this device shows. Markdown on stdout.
  * Usage: bench_cuda [--json FILE] [--only OP] [--repeats N] [--tiny]; OP: matmul, experts,
- * attention, delta, small. */
+ * attention, delta, small, or peaks: only what the device can do. */
 #include "bench/cuda/harness.h"
 
 #include <getopt.h>
 #include <stdlib.h>
+#include <string.h>
 
 static enum qep_status open_device(struct bench *b) {
     struct qep_cuda_device device;
@@ -46,8 +47,17 @@ static enum qep_status run(struct bench *b) {
     return worst;
 }
 
+static bool is_op(const char *name) {
+    static const char *const ops[] = {"matmul", "experts", "attention", "delta", "small", "peaks"};
+    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
+        if (strcmp(name, ops[i]) == 0)
+            return true;
+    return false;
+}
+
 static int usage(void) {
-    fprintf(stderr, "usage: bench_cuda [--json FILE] [--only OP] [--repeats N] [--tiny]\n");
+    fprintf(stderr, "usage: bench_cuda [--json FILE] [--repeats N] [--tiny]\n"
+                    "       [--only matmul|experts|attention|delta|small|peaks]\n");
     return QEP_ERR_USAGE;
 }
 
@@ -71,7 +81,8 @@ int main(int argc, char **argv) {
         else
             return usage();
     }
-    if (optind < argc || b.repeats < 1 || b.repeats > BENCH_MAX_REPEATS)
+    if (optind < argc || (b.only != NULL && !is_op(b.only)) || b.repeats < 1 ||
+        b.repeats > BENCH_MAX_REPEATS)
         return usage();
     if (json != NULL && (b.json = fopen(json, "w")) == NULL) {
         fprintf(stderr, "bench_cuda: %s: cannot create\n", json);
