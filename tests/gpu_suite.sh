@@ -11,6 +11,7 @@
 #   --budget SECONDS   for all steps (default 350 and 235 for phases 1 and 2)
 #   --tiny             sizes for a machine that only emulates
 set -uo pipefail
+here=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 export LC_ALL=C
 
@@ -19,19 +20,20 @@ usage() {
     exit 64
 }
 value() { [ $# -ge 2 ] && [ -n "$2" ] || usage; }
+path() { if [[ $1 == /* ]]; then echo "$1"; else echo "$here/$1"; fi; }
 
-pack='' deps='' phase=all after='' only='' budget='' tiny=0 out=./gpu-suite-out
+pack='' deps='' phase=all after='' only='' budget='' tiny=0 out=$here/gpu-suite-out
 while [ $# -gt 0 ]; do
     case $1 in
-    --pack) value "$@" && pack=$2 && shift ;;
-    --deps) value "$@" && deps=$2 && shift ;;
+    --pack) value "$@" && pack=$(path "$2") && shift ;;
+    --deps) value "$@" && deps=$(path "$2") && shift ;;
     --phase) value "$@" && phase=$2 && shift ;;
-    --after) value "$@" && after=$2 && shift ;;
+    --after) value "$@" && after=$(path "$2") && shift ;;
     --only) value "$@" && only=$2 && shift ;;
     --budget) value "$@" && budget=$2 && shift ;;
     --tiny) tiny=1 ;;
     -*) usage ;;
-    *) out=$1 ;;
+    *) out=$(path "$1") ;;
     esac
     shift
 done
@@ -74,7 +76,6 @@ if [ -n "$after" ]; then
 fi
 
 mkdir -p "$out" || exit 73
-out=$(cd "$out" && pwd)
 SUITE_WORK=$(mktemp -d) || exit 73
 # Results and logs, which come back; whatever is large or unpacked, which does not.
 SUITE_RES=$SUITE_WORK/results SUITE_TMP=$SUITE_WORK/tmp SUITE_PROGRAMS=$SUITE_WORK/programs
@@ -102,8 +103,8 @@ summary() {
     [ -z "$running" ] || printf '%-15s %-8s\n' "$running" running
     # What was said first of every failure.
     local name
-    for name in "${!status_of[@]}"; do
-        [[ ${status_of[$name]} == FAILED || ${status_of[$name]} == timeout ]] || continue
+    for name in "${steps[@]}"; do
+        [[ ${status_of[$name]:-} == FAILED || ${status_of[$name]:-} == timeout ]] || continue
         echo
         echo "$name:"
         { grep -a '^FAILED' "$SUITE_RES/$name.log" || tail -n 5 "$SUITE_RES/$name.log"; } |
@@ -165,7 +166,7 @@ trap leave TERM INT HUP
 finish_step() { # NAME STATUS SECONDS NOTE
     running='' status_of[$1]=$2
     [[ $2 != FAILED && $2 != timeout ]] || failed=1
-    rows+=("$(printf '%-15s %-8s %8d  %s' "$1" "$2" "$3" "$(printf %s "$4" | tr '\n\t' '  ' | cut -c1-320)")")
+    rows+=("$(printf '%-15s %-8s %8d  %s' "$1" "$2" "$3" "$(printf %s "$4" | tr '\n\t' '  ' | cut -c1-600)")")
     printf '%s\n' "${rows[-1]}" >&2
     publish
 }

@@ -138,7 +138,7 @@ function impossible(from, mark,    n, found) {
                 test[from, n], batch[from, n], rate[from, n], floor_of(from, n)
             found = 1
         }
-    return found
+    return found + 0
 }
 function step_us(    n) { # a decode step of one sequence, as users get it
     for (n = 1; n <= num_rows["graphs-on"]; n++)
@@ -190,7 +190,8 @@ function decode_gap(    step, n, sum) {
 }
 
 END {
-    if (check) exit (impossible("model", "FAILED: ") + impossible("depth", "FAILED: ") > 0)
+    if (check == "graphs") exit (impossible("graphs-on", "FAILED: ") + impossible("graphs-off", "FAILED: ") > 0)
+    if (check != "") exit impossible(check, "FAILED: ")
     printf "# %s, commit %s\n\n", (card != "" ? card : device != "" ? device : "unknown card"), commit
     if (copy > 0) printf "Copies on the device: %.0f GB/s, read and write; mma.sync bf16: %.0f TFLOP/s.\n\n", copy, mma
     if (num_rows["model"] + num_rows["depth"] > 0) {
@@ -199,13 +200,14 @@ END {
         print "| test | sequences | depth | tok/s | floor | share | predicted | measured / predicted |"
         print "| --- | --: | --: | --: | --: | --: | --: | --: |"
         rows_of("model"); rows_of("depth")
-        if (impossible("model", "\n**ERROR** ") + impossible("depth", "\n**ERROR** ") > 0) print ""
+        impossible("model", "\n**ERROR** "); impossible("depth", "\n**ERROR** ")
     }
     if (num_rows["graphs-on"] > 0 && num_rows["graphs-off"] > 0) {
         print "\n## CUDA graphs\n\n| sequences | on, tok/s | off, tok/s | on / off |\n| --: | --: | --: | --: |"
         for (n = 1; n <= num_rows["graphs-on"]; n++)
             if (rate["graphs-off", n] > 0)
                 printf "| %d | %.1f | %.1f | %.2f |\n", batch["graphs-on", n], rate["graphs-on", n], rate["graphs-off", n], rate["graphs-on", n] / rate["graphs-off", n]
+        impossible("graphs-on", "\n**ERROR** "); impossible("graphs-off", "\n**ERROR** ")
     }
     kernel_table("decode", "One decode step of one sequence, by kernel")
     decode_gap()

@@ -74,7 +74,7 @@ build_here() {
 }
 
 step_programs() {
-    local text
+    local text arch card
     if [ -n "$SUITE_PACK" ]; then
         unpack || { echo "FAILED: $SUITE_PACK cannot be unpacked" && return 1; }
         cp "$SUITE_PROGRAMS/pack.txt" "$res" 2>/dev/null && text="pack: $(tr '\n' ' ' <"$res/pack.txt")"
@@ -83,6 +83,9 @@ step_programs() {
         build_here || { echo "FAILED: the build" && return 1; }
         text="built here"
     fi
+    arch=$(sed -n 's/^arch \([0-9]*\).*/\1/p' "$res/pack.txt" 2>/dev/null)
+    card=$(cut -d, -f4 "$res/card" 2>/dev/null | tr -d ' .')
+    [ -z "$arch" ] || [ -z "$card" ] || [ "$arch" = "$card" ] || text="for sm_$arch, the card is sm_$card; $text"
     text="$text$(limited 20 "$exe" --version 2>&1 | head -n 1)" || { echo "FAILED: qwen-ep --version: $text" && return 1; }
     note "$text, $(grep -c . "$SUITE_PROGRAMS/tests.txt" 2>/dev/null || echo no) test programs"
 }
@@ -94,8 +97,9 @@ random_model=(--backend cuda --weights random --config "$config" --quiet)
 # One layer, four tokens: where that fails, nothing can be measured.
 step_smoke() {
     local command=("$exe" bench "${random_model[@]}" --layers 1 -p 4 -n 4 -r 1)
-    limited 30 "${command[@]}" && { note "1 layer, 4 tokens" && return; }
-    echo "FAILED: smoke, exit $?: ${command[*]}"
+    limited 30 "${command[@]}" 2>"$res/smoke.err" && { note "1 layer, 4 tokens" && return; }
+    note "exit $?: $(tail -n 1 "$res/smoke.err")"
+    echo "FAILED: $(tail -n 3 "$res/smoke.err" | paste -sd' '): ${command[*]}"
     sanitized memcheck smoke 25 "${command[@]}"
     return 1
 }
@@ -251,7 +255,7 @@ bench_model() {
 rates() { sed -n 's/.*"tok_s": \([0-9.]*\).*/\1/p' "$res/$1.jsonl" | paste -sd' '; }
 
 # Figures that memory does not allow are no figures.
-check_floor() { tests/gpu/report.sh --check "$res"; }
+check_floor() { tests/gpu/report.sh --check "$SUITE_STEP" "$res"; }
 
 step_model() {
     local rc=0
@@ -268,6 +272,7 @@ step_graphs() {
     for graphs in on off; do
         bench_model graphs-$graphs 30 "${random_model[@]}" "${graph_sizes[@]}" --cuda-graphs $graphs || rc=1
     done
+    check_floor || rc=1
     note "on $(rates graphs-on), off $(rates graphs-off) tok/s"
     return $rc
 }
