@@ -48,7 +48,7 @@ struct cuda_backend {
     struct cuda_pool *pool;
     struct cuda_staging *staging;
     struct cuda_profile *profile; /* between profile_begin and profile_end */
-    qep_wait_fn *wait; /* NULL: the runtime's own calls */
+    qep_wait_fn *wait;            /* NULL: the runtime's own calls */
     void *wait_ctx;
     pthread_mutex_t lock; /* alloc, upload and weight_create come from several threads */
 };
