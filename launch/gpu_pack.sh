@@ -4,6 +4,7 @@
 # apt-get) for one architecture (90a), without MPI. The machine needs glibc 2.34 and a driver, no
 # compiler. Takes minutes; what DIR (build/gpu-pack) holds already is not built again.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 usage() {
@@ -27,12 +28,14 @@ for tool in nvcc cmake strip objdump xz; do
     command -v "$tool" >/dev/null || { say "needs $tool" && exit 69; }
 done
 
+[[ $file == /* ]] || file=$here/$file
 mkdir -p "$build"
+build=$(cd "$build" && pwd)
 log=$build/gpu_pack.log
 build_programs() {
     [ -d "$build/deps/usr" ] || launch/make_deps.sh --check "$build/deps"
     cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DQEP_CUDA=ON -DQEP_MPI=OFF -DQEP_TESTS=ON \
-        "-DQEP_DEPS=$PWD/$build/deps" "-DCMAKE_CUDA_ARCHITECTURES=$arch-real"
+        "-DQEP_DEPS=$build/deps" "-DCMAKE_CUDA_ARCHITECTURES=$arch-real"
     cmake --build "$build" --parallel "$(nproc)" -t qwen-ep bench_cuda gpu_tests
 }
 say "building for $arch in $build ..."

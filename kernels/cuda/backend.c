@@ -16,6 +16,7 @@ static void cuda_destroy(struct qep_backend *base) {
     struct cuda_backend *be = cuda_backend_of(base);
     if (be->stream != NULL && cuda_enter(be) == QEP_OK) {
         (void)cudaStreamSynchronize(be->stream);
+        cuda_profile_destroy(be);
         if (be->copy_stream != NULL) {
             (void)cudaStreamSynchronize(be->copy_stream);
             (void)cudaStreamDestroy(be->copy_stream);

@@ -87,6 +87,10 @@ void cuda_memory_destroy(struct cuda_backend *be);
 uint64_t cuda_block_bytes(const struct qep_backend *be, size_t bytes);
 uint64_t cuda_held_bytes(const struct qep_backend *be, uint64_t staying, uint64_t loading,
                          uint64_t later);
+/* profile.c */
+void cuda_profile_destroy(struct cuda_backend *be); /* of a profile that was not ended */
+/* The function in the name of a kernel, mangled (_ZN3fooL6kernelILi2EEEvPf) or as in source. */
+void cuda_kernel_name(const char *text, char *out, size_t out_bytes);
 /* weight.c, matmul.c */
 enum qep_status cuda_weight_create(struct qep_backend *be, const struct qep_host_weight *host,
                                    struct qep_weight **out);

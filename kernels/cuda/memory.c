@@ -258,9 +258,16 @@ enum qep_status cuda_upload(struct qep_backend *base, void *dev, const void *hos
     return QEP_OK;
 }
 
+/* QEP_CUDA_SLABS=off: an allocation of its own for every block, so that memcheck sees its bounds.
+ */
+static size_t slab_bytes(void) {
+    const char *text = getenv("QEP_CUDA_SLABS");
+    return text != NULL && strcmp(text, "off") == 0 ? 0 : (size_t)SLAB_BYTES;
+}
+
 enum qep_status cuda_memory_create(struct cuda_backend *be) {
     const struct cuda_pool_source source = {source_alloc, source_free, be};
-    QEP_TRY(cuda_pool_create(SLAB_BYTES, source, &be->pool));
+    QEP_TRY(cuda_pool_create(slab_bytes(), source, &be->pool));
     QEP_TRY(qep_calloc(1, sizeof *be->staging, "staging", (void **)&be->staging));
     pthread_cond_init(&be->staging->returned, NULL);
     for (int i = 0; i < NUM_COPY_STREAMS; i++)

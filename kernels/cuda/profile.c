@@ -50,9 +50,23 @@ static void note(void *ctx, const struct cuda_launch *launch) {
         p->status = add(p, launch);
 }
 
-static void destroy(struct cuda_profile *p) {
+static enum qep_status tell_profilers(bool on) {
+#ifdef QEP_CUDA_EMU
+    (void)on;
+    return QEP_OK;
+#else
+    return cuda_check(on ? cudaProfilerStart() : cudaProfilerStop(), "cudaProfiler");
+#endif
+}
+
+/* Nobody watches afterwards. */
+static void end(struct cuda_backend *be) {
+    struct cuda_profile *p = be->profile;
+    be->profile = NULL;
     if (p == NULL)
         return;
+    cuda_watch_launches(NULL, NULL);
+    (void)tell_profilers(false);
     for (size_t i = 0; i < p->num; i++)
         (void)cudaEventDestroy(p->items[i].end);
     if (p->begin != NULL)
@@ -63,9 +77,7 @@ static void destroy(struct cuda_profile *p) {
 
 static enum qep_status start(struct cuda_profile *p) {
     QEP_TRY(cuda_check(cudaEventCreate(&p->begin), "cudaEventCreate"));
-#ifndef QEP_CUDA_EMU
-    QEP_TRY(cuda_check(cudaProfilerStart(), "cudaProfilerStart"));
-#endif
+    QEP_TRY(tell_profilers(true));
     QEP_TRY(cuda_check(cudaLaunchHostFunc(p->stream, hold_up, NULL), "cudaLaunchHostFunc"));
     return cuda_check(cudaEventRecord(p->begin, p->stream), "cudaEventRecord");
 }
@@ -78,40 +90,43 @@ enum qep_status cuda_profile_begin(struct qep_backend *base) {
     QEP_TRY(qep_calloc(1, sizeof *be->profile, "launch times", (void **)&be->profile));
     be->profile->stream = be->stream;
     enum qep_status st = start(be->profile);
-    if (st == QEP_OK) {
+    if (st == QEP_OK)
         cuda_watch_launches(note, be->profile);
-    } else {
-        destroy(be->profile);
-        be->profile = NULL;
-    }
+    else
+        end(be);
     return st;
 }
 
-/* The last identifier of a mangled name such as _ZN3fooL6kernelILi2EEEvPf; `text` itself where it
- * is none. */
-static void base_name(const char *text, char *out, size_t out_bytes) {
-    const char *at = strncmp(text, "_Z", 2) == 0 ? text + 2 : text, *name = text;
-    size_t length = strcspn(text, "<( ");
-    while (*at == 'N' || *at == 'L' || isdigit((unsigned char)*at)) {
-        char *end = NULL;
-        if (!isdigit((unsigned char)*at)) {
-            at++;
-            continue;
+/* What follows is an identifier behind its length, perhaps behind L (internal linkage). */
+static const char *next_identifier(const char *at, size_t *length) {
+    char *end = NULL;
+    at += *at == 'L';
+    *length = isdigit((unsigned char)*at) ? strtoul(at, &end, 10) : 0;
+    return *length > 0 && *length <= strlen(end) ? end : NULL;
+}
+
+void cuda_kernel_name(const char *text, char *out, size_t out_bytes) {
+    const char *name = text, *found = NULL;
+    size_t length = strcspn(text, "<( "), l = 0;
+    if (strncmp(text, "_Z", 2) == 0) {
+        bool nested = text[2] == 'N';
+        const char *at = text + 2 + nested;
+        while ((found = next_identifier(at, &l)) != NULL) {
+            name = found;
+            length = l;
+            at = found + l;
+            if (!nested) /* parameters follow, which may begin with an identifier too */
+                break;
         }
-        length = strtoul(at, &end, 10);
-        if (length > strlen(end))
-            break;
-        name = end;
-        at = end + length;
     }
     snprintf(out, out_bytes, "%.*s", (int)length, name);
 }
 
-static void kernel_name(const void *kernel, char *out, size_t out_bytes) {
+static void name_of(const void *kernel, char *out, size_t out_bytes) {
 #if defined(QEP_CUDA_EMU) || CUDART_VERSION >= 12030
     const char *text = NULL;
     if (cudaFuncGetName(&text, kernel) == cudaSuccess && text != NULL) {
-        base_name(text, out, out_bytes);
+        cuda_kernel_name(text, out, out_bytes);
         return;
     }
     (void)cudaGetLastError();
@@ -130,7 +145,7 @@ static enum qep_status read_times(const struct cuda_profile *p, struct qep_launc
         times[i].shared_bytes = launch->shared_bytes;
         memcpy(times[i].grid, launch->grid, sizeof times[i].grid);
         memcpy(times[i].block, launch->block, sizeof times[i].block);
-        kernel_name(launch->kernel, times[i].kernel, sizeof times[i].kernel);
+        name_of(launch->kernel, times[i].kernel, sizeof times[i].kernel);
     }
     return QEP_OK;
 }
@@ -142,16 +157,11 @@ enum qep_status cuda_profile_end(struct qep_backend *base, struct qep_launch_tim
     void *times = NULL;
     *out = NULL;
     *num = 0;
-    cuda_watch_launches(NULL, NULL);
     if (p == NULL)
         return qep_fail(QEP_ERR_BUG, "cuda: profile_end without profile_begin");
-    be->profile = NULL;
     enum qep_status st = p->status;
     QEP_TRY_GOTO(st, done, st);
     QEP_TRY_GOTO(st, done, cuda_sync(base));
-#ifndef QEP_CUDA_EMU
-    QEP_TRY_GOTO(st, done, cuda_check(cudaProfilerStop(), "cudaProfilerStop"));
-#endif
     QEP_TRY_GOTO(st, done, qep_calloc(p->num, sizeof **out, "launch times", &times));
     QEP_TRY_GOTO(st, done, read_times(p, times));
     *out = times;
@@ -159,6 +169,10 @@ enum qep_status cuda_profile_end(struct qep_backend *base, struct qep_launch_tim
     times = NULL;
 done:
     free(times);
-    destroy(p);
+    end(be);
     return st;
+}
+
+void cuda_profile_destroy(struct cuda_backend *be) {
+    end(be);
 }

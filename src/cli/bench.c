@@ -176,9 +176,7 @@ enum qep_status qep_cmd_bench(struct qep_job *job, int argc, char **argv) {
         {"output", 'o', QEP_OPTION_CHOICE, &b.format, "FORM", "md, json (an object a line), csv", 0,
          0, "md|json|csv", NULL},
         {"launch-times", 0, QEP_OPTION_STRING, &b.launch_times, "FILE",
-         "GPU: every launch of one more run of each test, a JSON object a line (wants "
-         "--cuda-graphs off)",
-         0, 0, NULL, NULL},
+         "GPU: each launch of one more run, timed (--cuda-graphs off)", 0, 0, NULL, NULL},
         {"prefill-chunk", 0, QEP_OPTION_INT, &b.common.engine.prefill_chunk, "N",
          "rows per prefill step (default 512)", 64, 1 << 20, NULL, NULL}};
     const struct qep_option_table own_rows = {own, sizeof own / sizeof own[0]};

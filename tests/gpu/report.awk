@@ -54,6 +54,16 @@ function dims(s) { # "(768, 1, 1)" -> "768 1 1"
     return s
 }
 function plain(s) { gsub(/,/, "", s); return s + 0 }
+# A metric of the row at hand, in ns, bytes or as it is.
+function metric(name,    u) {
+    u = unit[column[name]]
+    return plain(cell[column[name]]) * (u ~ /^(us|usecond|Kbyte)$/ ? 1e3 : u ~ /^(ms|msecond|Mbyte)$/ ? 1e6 : u ~ /^(s|second|Gbyte)$/ ? 1e9 : 1)
+}
+function function_of(s) {
+    sub(/^void /, "", s); gsub(/\(anonymous namespace\)::|<unnamed>::/, "", s)
+    sub(/[<(].*/, "", s); sub(/.*::/, "", s)
+    return s
+}
 function part_of(path) { sub(/.*\//, "", path); sub(/[.-](launches|ncu\.csv)$/, "", path); return path }
 
 # kernels[part, k]: name|grid|block, in order of appearance; sums by that key.
@@ -66,6 +76,7 @@ function kernel_key(part, name, grid, block,    key) {
 FNR == 1 { file = FILENAME; sub(/.*\//, "", file); header = 0 }
 file == "card" { card = $0; next }
 file == "model.txt" { model = $0; next }
+file ~ /\.layers$/ { from = file; sub(/\.layers$/, "", from); layers[from] = $0; next }
 file == "commit" { commit = $0; next }
 file == "peaks.json" {
     if (number_of($0, "copy_gb_s") != "") {
@@ -93,13 +104,13 @@ file ~ /-ncu\.csv$/ {
     part = part_of(file)
     n = split_csv($0, cell)
     if (cell[1] == "ID") { for (i = 1; i <= n; i++) column[cell[i]] = i; next }
-    if (cell[1] == "") next # units: base ones were asked for
-    key = kernel_key(part, cell[column["Kernel Name"]], dims(cell[column["Grid Size"]]), dims(cell[column["Block Size"]]))
+    if (cell[1] == "") { for (i = 1; i <= n; i++) unit[i] = cell[i]; next }
+    key = kernel_key(part, function_of(cell[column["Kernel Name"]]), dims(cell[column["Grid Size"]]), dims(cell[column["Block Size"]]))
     ncu_count[part, key]++; ncu_launches[part]++
-    t = 1e-3 * plain(cell[column["gpu__time_duration.sum"]])
+    t = 1e-3 * metric("gpu__time_duration.sum")
     ncu_us[part, key] += t; ncu_all_us[part] += t
-    ncu_bytes[part, key] += plain(cell[column["dram__bytes_read.sum"]]) + plain(cell[column["dram__bytes_write.sum"]])
-    ncu_inst[part, key] += plain(cell[column["smsp__inst_executed.sum"]])
+    ncu_bytes[part, key] += metric("dram__bytes_read.sum") + metric("dram__bytes_write.sum")
+    ncu_inst[part, key] += metric("smsp__inst_executed.sum")
     next
 }
 
@@ -151,7 +162,7 @@ function row_us(part, key) { return ncu_count[part, key] > 0 ? ncu_us[part, key]
 function kernel_table(part, title,    n, i, j, k, order, key, name, total, c) {
     n = num_kernels[part]
     if (n == 0) return
-    printf "\n## %s\n\n", title
+    printf "\n## %s%s\n\n", title, (layers[part] != "" ? ", " layers[part] : "")
     for (i = 1; i <= n; i++) { # by time, insertion
         for (j = i - 1; j > 0 && row_us(part, kernels[part, order[j]]) < row_us(part, kernels[part, i]); j--) order[j + 1] = order[j]
         order[j + 1] = i
@@ -173,15 +184,17 @@ function kernel_table(part, title,    n, i, j, k, order, key, name, total, c) {
     }
 }
 function decode_gap(    step, n, sum) {
-    step = step_us(); n = launches["decode"]
+    step = layers["decode"] == "" ? step_us() : 0; n = launches["decode"]
     if (n == 0) return
     printf "\n%d launches a step (predicted %d). ", n, predicted_launches
-    if (step == 0) { print "No decode speed to compare with."; return }
+    if (step == 0) { print "No decode speed of this many layers to compare with."; return }
     printf "A step takes %.0f us", step
     if (ncu_launches["decode"] == n) {
         sum = ncu_all_us["decode"]
-        printf ", its kernels %.0f us by ncu: a gap of %.2f us a launch (predicted %s)", sum, (step - sum) / n, predicted_gap
-    } else printf "; issued op by op, gaps included, its launches take %.0f us by events", all_us["decode"]
+        printf ", its kernels %.0f us by ncu: a gap of %.2f us a launch (predicted %s), if ncu adds nothing to kernels of 1 or 2 us", sum, (step - sum) / n, predicted_gap
+    } else if (ncu_launches["decode"] > 0)
+        printf "; ncu saw %d launches instead", ncu_launches["decode"]
+    else printf "; issued op by op, gaps included, its launches take %.0f us by events", all_us["decode"]
     for (n = 1; n <= num_rows["model"]; n++)
         if (test["model", n] ~ /^tg/ && batch["model", n] == 1 && floor_of("model", n) > 0)
             printf "; memory needs %.0f us of it, %.0f %% is something else (predicted %d)", 1e6 / floor_of("model", n),

@@ -10,8 +10,8 @@ res=$1
 
 # In this order: what later tables refer to comes first.
 files=()
-for name in card commit model.txt peaks.json model.jsonl depth.jsonl graphs-on.jsonl graphs-off.jsonl decode.launches \
-    decode-ncu.csv prefill.launches prefill-ncu.csv files.jsonl; do
+for name in card commit model.txt peaks.json model.jsonl depth.jsonl graphs-on.jsonl graphs-off.jsonl decode.layers decode.launches \
+    decode-ncu.csv prefill.layers prefill.launches prefill-ncu.csv files.jsonl; do
     [ ! -s "$res/$name" ] || files+=("$res/$name")
 done
 awk -v check="$check" -f "$tables" "${files[@]}" /dev/null

@@ -34,6 +34,7 @@ failures=$work/failures
 mkdir -p "$work/tools"
 cat >"$work/planted" <<EOF
 if [ "\${HANG:-}" = "\${SUITE_STEP:-}" ] && [ -n "\${HANG:-}" ]; then echo \$\$ >>"$work/pids"; exec sleep 60; fi
+if [ "\${HANG_PROGRAM:-}" = "\${0##*/}" ] && [ -n "\${CK_TAP_LOG_FILE_NAME:-}" ]; then echo \$\$ >>"$work/pids"; exec sleep 60; fi
 planted() { [ "\${PLANT:-}" = "\${SUITE_STEP:-}" ] && [ -n "\${PLANT:-}" ]; }
 EOF
 stub() { # FILE, the rest on stdin
@@ -58,13 +59,14 @@ done
 "$@" || exit
 {
     echo "==PROF== Connected to process 1"
-    echo '"ID","Process ID","Kernel Name","Block Size","Grid Size","gpu__time_duration.sum","dram__bytes_read.sum","dram__bytes_write.sum","smsp__inst_executed.sum"'
-    echo '"","","","","","ns","byte","byte","inst"'
+    echo '==PROF== Profiling "first" - 0: 0%....50%....100% - 1 pass'
+    echo '"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size","Device","CC","dram__bytes_read.sum","dram__bytes_write.sum","gpu__time_duration.sum","smsp__inst_executed.sum"'
+    echo '"","","","","","","","","","","","Mbyte","byte","ns","inst"'
     while [[ $# -gt 0 && $1 != --launch-times ]]; do shift; done
     id=0
     sed 's/.*"kernel": "\([^"]*\)", "grid": \[\([^]]*\)\], "block": \[\([^]]*\)\].*/\1|\2|\3/' "$2" |
         while IFS='|' read -r kernel grid block; do
-            echo "\"$id\",\"7\",\"$kernel\",\"($block)\",\"($grid)\",\"10,500\",\"21,000,000\",\"0\",\"1,234\""
+            echo "\"$id\",\"7\",\"qwen-ep\",\"127.0.0.1\",\"void $kernel<2, 1>(args)\",\"1\",\"7\",\"($block)\",\"($grid)\",\"0\",\"9.0\",\"20\",\"1,000,000\",\"10,500\",\"1,234\""
             id=$((id + 1))
         done
 } >"$log"
@@ -74,9 +76,10 @@ stub "$work/tools/compute-sanitizer" <<'EOF'
 [[ $1 == --tool && $3 == --error-exitcode && $4 == 99 ]] || exit 64
 tool=$2
 shift 4
+[ "$1" != --report-api-errors ] || shift 2
 echo "========= COMPUTE-SANITIZER"
 case $1 in
-*/bench_cuda) ;; # over the emulator it takes long, and has run
+*/bench_cuda | */test_*) ;; # over the emulator they take long, and have run
 *) "$@" ;;
 esac
 if planted; then
@@ -117,7 +120,7 @@ emulated() {
     ln "$build/tests/qwen-ep-emu" "$dir/bin/qwen-ep" 2>/dev/null || cp "$build/tests/qwen-ep-emu" "$dir/bin/qwen-ep"
     cp "$build/tests/bench_cuda_emu" "$dir/bin/bench_cuda"
     # All of them are unit tests already; here it is the way they are run.
-    for name in $(grep -E '_(pool|step|nccl)$' "$build/tests/gpu_tests.txt"); do
+    for name in $(grep -E '_(pool|ops|nccl)$' "$build/tests/gpu_tests.txt"); do
         cp "$build/tests/$name" "$dir/bin" && echo "$name"
     done >"$dir/tests.txt"
     make_pack "$work/emulated.tar" "$dir"
@@ -261,12 +264,34 @@ phase_2_begins_with_what_failed() {
     says "$out" '^tests .* 1 programs, 0 failed'
 }
 
+# 7 s are kept back for words.
 time_is_limited() {
     local out=$work/out-time
-    HANG=graphs run_canned time --only graphs,ops-small --budget 4
+    GPU_SUITE_LIMIT=9 HANG=graphs run_canned time --only graphs,ops-small
     [ "$(cat "$out.rc")" = 1 ] || fail "time: exit $(cat "$out.rc")"
     status_is "$out" graphs timeout
+    status_is "$out" ops-small passed
+}
+
+# A step that the budget has cut has not failed, and what had no time at all is made up for.
+budgets_hold() {
+    local out=$work/out-budget
+    HANG=e2e run_canned budget --phase 1 --only e2e,ops-small --budget 13
+    [ "$(cat "$out.rc")" = 0 ] || fail "budget: exit $(cat "$out.rc")"
+    status_is "$out" e2e cut
     status_is "$out" ops-small skipped
+    run_canned made-up --phase 2 --only e2e,ops-small,depth --after "$out/summary.txt"
+    [ "$(awk 'NR > 2 { print $1 }' "$work/out-made-up/summary.txt" | paste -sd' ')" = "programs e2e ops-small depth" ] ||
+        fail "made-up: $(cat "$work/out-made-up/summary.txt")"
+}
+
+# A program that hangs costs its own time; it is named, and so are the others' results.
+a_hanging_test_is_named() {
+    local out=$work/out-hanging
+    GPU_SUITE_LIMIT=28 HANG_PROGRAM=test_hazards_gpu run_canned hanging --only tests
+    [ "$(cat "$out.rc")" = 1 ] || fail "hanging: exit $(cat "$out.rc")"
+    says "$out" '2 programs, 1 failed, failed: test_hazards_gpu'
+    says "$out" 'FAILED: test_hazards_gpu: exit 124'
 }
 
 begin_hanging() { # NAME STEP: until the step is under way; sets pid
@@ -303,10 +328,10 @@ ended_orderly() {
 
 options_are_checked() {
     local words
-    for words in "--phase 3" "--only nonsense" "--budget soon" "--nonsense" "--only" "--pack"; do
+    for words in "--phase 3" "--only nonsense" "--phase 2 --only model" "--budget soon" "--nonsense" "--only" "--pack"; do
         # shellcheck disable=SC2086 # words
         "$suite" "$work/out-options" $words >/dev/null 2>&1
-        [ $? = 64 ] || fail "option $words is taken"
+        [ $? = 64 ] || fail "options $words are taken"
     done
     "$suite" --pack "$work/nowhere" "$work/out-options" >/dev/null 2>&1
     [ $? = 66 ] || fail "a pack that is not there"
@@ -325,6 +350,7 @@ if [ $canned = 0 ]; then
     echo "emulated: $SECONDS s"
 fi
 together time_is_limited
+together budgets_hold
 together all_is_well
 for name in "${all_steps[@]}"; do
     case $name in
@@ -342,6 +368,7 @@ for name in "${all_steps[@]}"; do
     esac
     together killed_in "$name"
 done
+together a_hanging_test_is_named
 together smoke_stops_all_but_the_tests
 together tools_may_refuse
 together phase_2_begins_with_what_failed

@@ -1,6 +1,7 @@
 /* What moves decode steps on: positions and ids from one step to the next, captures and their ends,
  * copies to the host beside the ops. */
 #include "device_support.h"
+#include "kernels/cuda/cuda_backend.h"
 
 #include <stdlib.h>
 
@@ -187,6 +188,26 @@ START_TEST(launches_are_timed_one_by_one) {
 }
 END_TEST
 
+START_TEST(kernels_are_named_by_their_function) {
+    static const char *const names[][2] = {
+        {"_Z12embed_kernel11cuda_matrixPKiPfi", "embed_kernel"},
+        {"_ZL12embed_kernel11cuda_matrixPKiPfi", "embed_kernel"},
+        {"_Z18route_count_kernel9topk_rows12expert_lists", "route_count_kernel"},
+        {"_Z20matmul_decode_kernelILi2ELi1ELi0EEv11matmul_args", "matmul_decode_kernel"},
+        {"_ZN45_GLOBAL__N__a1b2c3d4_14_elementwise_cu_5678ab15rms_norm_kernelEPfS0_",
+         "rms_norm_kernel"},
+        {"_ZN3foo3barL6kernelILi4EEEvPf", "kernel"},
+        {"conv_kernel<4>, grid", "conv_kernel"},
+        {"_Z99short", "_Z99short"},
+        {"plain", "plain"}};
+    char name[64];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        cuda_kernel_name(names[i][0], name, sizeof name);
+        ck_assert_str_eq(name, names[i][1]);
+    }
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("cuda_step");
     TCase *tc = device_case(s, "cuda_step", 300);
@@ -195,5 +216,6 @@ int main(void) {
     tcase_add_test(tc, capture_ends_cleanly);
     tcase_add_loop_test(tc, copies_run_beside_ops, 0, 8);
     tcase_add_test(tc, launches_are_timed_one_by_one);
+    tcase_add_test(tc, kernels_are_named_by_their_function);
     return run_device_suite(s);
 }

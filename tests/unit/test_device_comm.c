@@ -27,7 +27,8 @@ static void choice_body(struct rank_arg *arg) {
 }
 
 START_TEST(one_rank_needs_no_transport) {
-    run_ranks(1, &plain_device, QEP_DEVICE_TRANSPORT_NCCL, true, choice_body);
+    run_ranks(1, &plain_device, QEP_DEVICE_TRANSPORT_AUTO, true, choice_body);
+    run_ranks(1, &plain_device, QEP_DEVICE_TRANSPORT_STAGED, true, choice_body);
     run_ranks(2, &plain_device, QEP_DEVICE_TRANSPORT_STAGED, true, choice_body);
 }
 END_TEST
