@@ -13,7 +13,7 @@ model_sizes=(-p "512,4096" -n 64 -b "1,8,32" -r 3) graph_sizes=(-p 0 -n 64 -b "1
 depth_sizes=(-p 0 -n 32 -b 1 -d 16384 -r 2) file_sizes=(-p 512 -n 16 -r 2)
 if [ "$SUITE_TINY" = 1 ]; then
     config=configs/tiny-random.json few_layers=$config parallel=2
-    e2e_recipes=(q4) e2e_ranks=(2) e2e_ids=70 e2e_new=3 prefill=64 tiny=(--tiny --repeats 2)
+    e2e_recipes=(q4) e2e_ranks=(2) e2e_ids=70 e2e_new=3 prefill=64 tiny=(--tiny --repeats 1)
     model_sizes=(-p 64 -n 2 -b "1,2" -r 1) graph_sizes=(-p 0 -n 2 -b 1 -r 1)
     depth_sizes=(-p 0 -n 1 -b 1 -d 64 -r 1) file_sizes=(-p 64 -n 1 -r 1)
 fi
