@@ -1,8 +1,8 @@
 /* Device memory and copies. Uploads go through rings of page-locked slots: small ones on the ops'
  * stream, others (weights) on two copy streams, so that a loader's threads fill slots while earlier
  * ones travel. Locking pages takes long, so a ring is made when an upload first wants its size.
- * Whatever the way, an upload takes effect in call order: a copy stream first
- * waits for the ops before it, and the ops after it wait for the copy. */
+ * Whatever the way, an upload takes effect in call order: a copy stream first waits for the ops
+ * before it, and the ops after it wait for the copy. */
 #include "base/mem.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/pool.h"

@@ -60,7 +60,7 @@ static enum qep_status tell_profilers(bool on) {
 }
 
 /* Nobody watches afterwards. */
-static void end(struct cuda_backend *be) {
+void cuda_profile_destroy(struct cuda_backend *be) {
     struct cuda_profile *p = be->profile;
     be->profile = NULL;
     if (p == NULL)
@@ -93,7 +93,7 @@ enum qep_status cuda_profile_begin(struct qep_backend *base) {
     if (st == QEP_OK)
         cuda_watch_launches(note, be->profile);
     else
-        end(be);
+        cuda_profile_destroy(be);
     return st;
 }
 
@@ -169,10 +169,6 @@ enum qep_status cuda_profile_end(struct qep_backend *base, struct qep_launch_tim
     times = NULL;
 done:
     free(times);
-    end(be);
+    cuda_profile_destroy(be);
     return st;
-}
-
-void cuda_profile_destroy(struct cuda_backend *be) {
-    end(be);
 }
