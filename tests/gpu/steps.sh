@@ -47,7 +47,6 @@ find_tool() { # NAME: its path
 
 step_info() {
     local card
-    { git rev-parse --short=12 HEAD 2>/dev/null || echo unknown; } >"$res/commit"
     { uname -srm && nproc && grep -m 1 'model name' /proc/cpuinfo && grep MemTotal /proc/meminfo; } >"$res/info.txt"
     command -v nvidia-smi >/dev/null || { note "no nvidia-smi; whether there is a GPU, the programs say" && return 77; }
     limited 50 nvidia-smi -q -d CLOCK,POWER,MEMORY,PERFORMANCE >>"$res/info.txt" 2>&1
@@ -97,6 +96,7 @@ step_programs() {
     else
         build_here || { echo "FAILED: the build" && return 1; }
         text="built here, "
+        git rev-parse --short=12 HEAD >"$res/commit" 2>/dev/null
     fi
     arch=$(sed -n 's/^arch \([0-9]*\).*/\1/p' "$res/pack.txt" 2>/dev/null)
     card=$(cut -d, -f4 "$res/card" 2>/dev/null | tr -d ' .')
