@@ -209,6 +209,20 @@ missing_of() {
     esac
 }
 
+# What was found counts, however the step ended. Only out of time, it has failed unless the budget had
+# left it less than usual.
+status_of_failed() { # NAME RC LIMIT
+    if grep -a '^FAILED' "$SUITE_RES/$1.log" | grep -qv 'exit 124'; then
+        echo FAILED
+    elif [ "$2" -ne 124 ] && [ ! -e "$SUITE_RES/$1.short" ]; then
+        echo FAILED
+    elif [ "$3" -lt "$(limit_of "$1")" ]; then
+        echo cut
+    else
+        echo timeout
+    fi
+}
+
 run_step() { # NAME
     local name=$1 limit need left=$((budget - SECONDS)) begin=$SECONDS rc status
     limit=$(limit_of "$name") need=$(missing_of "$name")
@@ -226,16 +240,10 @@ run_step() { # NAME
     rm -f "$SUITE_RES/$name.short"
     SUITE_LIMIT=$limit SUITE_SMOKE=${status_of[smoke]:-passed} run_limited "$limit" "$name"
     rc=$?
-    # Out of time is no failure where the budget had left less than usual, and nothing else was found.
-    if [ $rc -ne 0 ] && [ -e "$SUITE_RES/$name.short" ] &&
-        ! grep -a '^FAILED' "$SUITE_RES/$name.log" | grep -qv 'exit 124'; then
-        rc=124
-    fi
     case $rc in
     0) status=passed ;;
     77) status=skipped ;;
-    124) status=$([ "$limit" -lt "$(limit_of "$name")" ] && echo cut || echo timeout) ;;
-    *) status=FAILED ;;
+    *) status=$(status_of_failed "$name" "$rc" "$limit") ;;
     esac
     shorten_logs
     finish_step "$name" $status $((SECONDS - begin)) \

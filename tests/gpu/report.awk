@@ -73,7 +73,7 @@ function kernel_key(part, name, grid, block,    key) {
     return key
 }
 
-FNR == 1 { file = FILENAME; sub(/.*\//, "", file); header = 0 }
+FNR == 1 { file = FILENAME; sub(/.*\//, "", file) }
 file == "card" { card = $0; next }
 file == "model.txt" { model = $0; next }
 file ~ /\.layers$/ { from = file; sub(/\.layers$/, "", from); layers[from] = $0; next }

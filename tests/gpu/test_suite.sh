@@ -292,6 +292,12 @@ a_hanging_test_is_named() {
     [ "$(cat "$out.rc")" = 1 ] || fail "hanging: exit $(cat "$out.rc")"
     says "$out" '2 programs, 1 failed, failed: test_hazards_gpu'
     says "$out" 'FAILED: test_hazards_gpu: exit 124'
+    status_is "$out" tests timeout
+    # Another one that fails by itself is a failure, also of a step that the budget has shortened.
+    out=$work/out-hanging2
+    PLANT=tests HANG_PROGRAM=test_hazards_gpu run_canned hanging2 --only tests --budget 29
+    status_is "$out" tests FAILED
+    says "$out" 'FAILED: test_a_gpu: tests/unit'
 }
 
 begin_hanging() { # NAME STEP: until the step is under way; sets pid

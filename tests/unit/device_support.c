@@ -11,7 +11,7 @@ static bool is_set(const char *name) {
     return text != NULL && text[0] != '\0' && text[0] != '0';
 }
 
-/* In a process of its own: is there a device? */
+/* Is there a device? In a child. */
 static int look_for_device(void) {
     struct qep_backend *be = NULL;
     if (qep_cuda_present())
@@ -23,13 +23,12 @@ static int look_for_device(void) {
     return must ? EXIT_FAILURE : SKIPPED;
 }
 
-/* This process does not touch the device, as test cases may be forks of it. */
-static int without_device(void) {
+int in_child(int (*fn)(void)) {
     int status = 0;
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) {
-        int code = look_for_device();
+        int code = fn();
         fflush(NULL);
         _exit(code);
     }
@@ -60,7 +59,7 @@ TCase *device_case(Suite *suite, const char *name, int timeout_s) {
 
 int run_device_suite(Suite *suite) {
     runner = srunner_create(suite);
-    int code = without_device();
+    int code = in_child(look_for_device);
     stops_at_first = is_set("QEP_TEST_STOP") && srunner_fork_status(runner) == CK_NOFORK;
     if (code == 0) {
         srunner_run_all(runner, CK_ENV);

@@ -19,6 +19,10 @@ enum { SKIPPED = 77 };
  * unless CK_FORK=no. */
 TCase *device_case(Suite *suite, const char *name, int timeout_s);
 
+/* fn's value, from a process of its own (this one does not touch the device, as test cases may be
+ * forks of it); EXIT_FAILURE if that dies. */
+int in_child(int (*fn)(void));
+
 /* Runs and frees the suite; what main returns. Without a device to run on that is SKIPPED, and
  * said, or a failure where QEP_TEST_NEEDS_DEVICE is set. A failure where no test ran. With
  * CK_FORK=no and QEP_TEST_STOP=1 the first failed test is the last one: an error of the device

@@ -9,8 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 /* memory->ctx is the backend. */
 static void open_memory(int rank, struct qep_device_memory *memory) {
@@ -99,20 +97,11 @@ START_TEST(collectives_run_within_graphs) {
 }
 END_TEST
 
-/* In a process of its own, as the cases may be forks of this one: its exit code. */
 static int look_for_library(void) {
-    int status = 0;
-    fflush(NULL);
-    pid_t child = fork();
-    if (child == 0) {
-        bool loaded = qep_nccl_load() == QEP_OK;
-        if (!loaded)
-            printf("skipped: %s\n", qep_last_error());
-        fflush(NULL);
-        _exit(loaded ? EXIT_SUCCESS : SKIPPED);
-    }
-    bool ended = child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status);
-    return ended ? WEXITSTATUS(status) : EXIT_FAILURE;
+    if (qep_nccl_load() == QEP_OK)
+        return 0;
+    printf("skipped: %s\n", qep_last_error());
+    return SKIPPED;
 }
 
 int main(void) {
@@ -120,7 +109,7 @@ int main(void) {
     TCase *tc = device_case(suite, "nccl", 120);
     tcase_add_test(tc, collectives_move_bytes);
     tcase_add_test(tc, collectives_run_within_graphs);
-    int missing = look_for_library();
+    int missing = in_child(look_for_library);
     if (missing == 0)
         return run_device_suite(suite);
     srunner_free(srunner_create(suite));
