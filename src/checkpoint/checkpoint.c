@@ -7,7 +7,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 enum { MAX_INDEX_BYTES = 100000000 };
 
@@ -152,12 +151,10 @@ static void identify(struct qep_checkpoint *ckpt) {
         h = mix(h, config[i]);
     for (size_t i = 0; i < ckpt->num_files; i++) {
         const struct qep_st_file *file = &ckpt->files[i];
-        struct stat sb = {0};
-        fstat(file->fd, &sb);
         h = mix(h, file->header_hash);
         h = mix(h, file->file_bytes);
-        h = mix(h, (uint64_t)sb.st_mtim.tv_sec);
-        h = mix(h, (uint64_t)sb.st_mtim.tv_nsec);
+        h = mix(h, (uint64_t)file->opened.st_mtim.tv_sec);
+        h = mix(h, (uint64_t)file->opened.st_mtim.tv_nsec);
     }
     ckpt->identity = h;
 }
@@ -203,6 +200,13 @@ void qep_checkpoint_close(struct qep_checkpoint *ckpt) {
     qep_inventory_free(&ckpt->inventory);
     free(ckpt->dir);
     free(ckpt);
+}
+
+const char *qep_checkpoint_moved_file(const struct qep_checkpoint *ckpt) {
+    for (size_t i = 0; i < ckpt->num_files; i++)
+        if (qep_st_file_moved(&ckpt->files[i]))
+            return ckpt->files[i].path;
+    return NULL;
 }
 
 const char *qep_checkpoint_dir(const struct qep_checkpoint *ckpt) {

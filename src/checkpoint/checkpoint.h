@@ -27,11 +27,15 @@ const char *qep_checkpoint_dir(const struct qep_checkpoint *ckpt);
 const struct qep_model_config *qep_checkpoint_config(const struct qep_checkpoint *ckpt);
 const struct qep_inventory *qep_checkpoint_inventory(const struct qep_checkpoint *ckpt);
 
-/* Rows of the canonical tensors; valid while the checkpoint is open. */
+/* Rows of the canonical tensors; valid while the checkpoint is open. Its check fails once a file's
+ * size or modification time is another than at opening. */
 struct qep_row_source qep_checkpoint_source(const struct qep_checkpoint *ckpt);
 
 /* Changes when a file of the checkpoint does (names, sizes, times, headers). */
 uint64_t qep_checkpoint_identity(const struct qep_checkpoint *ckpt);
+
+/* The path of an open file where another one lies by now, or NULL. */
+const char *qep_checkpoint_moved_file(const struct qep_checkpoint *ckpt);
 
 /* Bytes of the tensors that conversion reads. */
 uint64_t qep_checkpoint_bytes(const struct qep_checkpoint *ckpt);

@@ -117,7 +117,14 @@ static void describe(const void *impl, size_t spec_idx, char *text, size_t text_
     snprintf(text, text_bytes, "%s: tensor %.160s", e->file->path, e->tensor->name);
 }
 
+static enum qep_status check(const void *impl) {
+    const struct qep_checkpoint *ckpt = impl;
+    for (size_t i = 0; i < ckpt->num_files; i++)
+        QEP_TRY(qep_st_file_check(&ckpt->files[i]));
+    return QEP_OK;
+}
+
 struct qep_row_source qep_checkpoint_source(const struct qep_checkpoint *ckpt) {
     return (struct qep_row_source){
-        .impl = ckpt, .type = row_type, .read = read_rows, .describe = describe};
+        .impl = ckpt, .type = row_type, .read = read_rows, .check = check, .describe = describe};
 }

@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -263,11 +264,33 @@ enum qep_status qep_st_file_open(const char *path, struct qep_st_file *out) {
     if (out->path == NULL)
         return qep_fail(QEP_ERR_SYSTEM, "%s: out of memory", path);
     enum qep_status st = qep_file_open(path, &out->fd, &out->file_bytes);
+    if (st == QEP_OK && fstat(out->fd, &out->opened) != 0)
+        st = qep_fail(QEP_ERR_IO, "%s: cannot stat: %s", path, strerror(errno));
     if (st == QEP_OK)
         st = read_header(out);
     if (st != QEP_OK)
         qep_st_file_close(out);
     return st;
+}
+
+enum qep_status qep_st_file_check(const struct qep_st_file *file) {
+    const struct stat *then = &file->opened;
+    struct stat now;
+    if (fstat(file->fd, &now) != 0)
+        return qep_fail(QEP_ERR_IO, "%s: cannot stat: %s", file->path, strerror(errno));
+    if (now.st_size != then->st_size || now.st_mtim.tv_sec != then->st_mtim.tv_sec ||
+        now.st_mtim.tv_nsec != then->st_mtim.tv_nsec)
+        return qep_fail(QEP_ERR_DATA,
+                        "%s: was written to while it was being read (size or modification time "
+                        "changed)",
+                        file->path);
+    return QEP_OK;
+}
+
+bool qep_st_file_moved(const struct qep_st_file *file) {
+    struct stat there;
+    return stat(file->path, &there) != 0 || there.st_ino != file->opened.st_ino ||
+           there.st_dev != file->opened.st_dev;
 }
 
 void qep_st_file_close(struct qep_st_file *file) {

@@ -7,8 +7,10 @@
 
 #include "base/status.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 
 enum { QEP_SAFETENSORS_MAX_HEADER = 100000000, QEP_SAFETENSORS_MAX_NDIM = 8 };
 
@@ -41,6 +43,7 @@ struct qep_st_file {
     char *path; /* owned */
     int fd;     /* owned */
     uint64_t file_bytes;
+    struct stat opened;   /* as it was before anything was read */
     uint64_t data_start;  /* 8 + header length */
     uint64_t header_hash; /* identifies the header's bytes */
     struct qep_st_header header;
@@ -54,6 +57,13 @@ void qep_st_header_free(struct qep_st_header *header);
 /* Opens a file and validates its header. */
 enum qep_status qep_st_file_open(const char *path, struct qep_st_file *out);
 void qep_st_file_close(struct qep_st_file *file); /* a zeroed one is fine */
+
+/* QEP_ERR_DATA when size or modification time of the open file are others than at opening. */
+enum qep_status qep_st_file_check(const struct qep_st_file *file);
+
+/* Is something else at its path by now? No proof of harm: inodes change on some network file
+ * systems. */
+bool qep_st_file_moved(const struct qep_st_file *file);
 
 /* "[2, 3]" for messages. */
 void qep_st_shape_text(int ndim, const int64_t *shape, char *out, size_t out_bytes);

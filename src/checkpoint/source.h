@@ -19,6 +19,9 @@ struct qep_row_source {
      * Thread-safe. */
     enum qep_status (*read)(const void *impl, size_t spec_idx, int64_t row_begin, int64_t num_rows,
                             void *out);
+    /* QEP_ERR_DATA: what was read may be no longer what the source was when it was opened. NULL:
+     * cannot happen. */
+    enum qep_status (*check)(const void *impl);
     /* What messages call the tensor: file and name, to text[0..text_bytes). */
     void (*describe)(const void *impl, size_t spec_idx, char *text, size_t text_bytes);
 };

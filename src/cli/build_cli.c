@@ -104,10 +104,14 @@ static void summarise(const char *label, const struct qep_build_options *options
 }
 
 /* Each step ends in an agreement: a rank that failed must not leave the others waiting. */
-static enum qep_status run_steps(struct qep_job *job, struct qep_build *build) {
+static enum qep_status run_steps(struct qep_job *job, struct qep_build *build, bool *complete) {
     struct qep_comm *comm = job->comm;
-    enum qep_status st = comm->rank == 0 ? qep_build_prepare(build) : QEP_OK;
+    *complete = false;
+    enum qep_status st = comm->rank == 0 ? qep_build_prepare(build, complete) : QEP_OK;
     QEP_TRY(qep_comm_agree(comm, st));
+    QEP_TRY(comm->ops->bcast(comm, complete, sizeof *complete, 0));
+    if (*complete)
+        return QEP_OK;
     QEP_TRY(qep_comm_agree(comm, qep_build_files(build, comm->rank, comm->num_ranks)));
     return qep_comm_agree(comm, comm->rank == 0 ? qep_build_finish(build) : QEP_OK);
 }
@@ -124,11 +128,15 @@ enum qep_status qep_build_run(struct qep_job *job, const char *label,
     if (st == QEP_OK)
         st = qep_build_create(&full, &build);
     QEP_TRY(qep_comm_agree(job->comm, st));
+    bool complete = false;
     qep_stop_install();
-    st = run_steps(job, build);
+    st = run_steps(job, build, &complete);
     qep_stop_restore();
     qep_progress_end(&progress.line);
-    if (st == QEP_OK)
+    if (st == QEP_OK && complete)
+        qep_info("%s: %s: was complete but for its last steps, which are done now", label,
+                 options->dir);
+    else if (st == QEP_OK)
         summarise(label, options, build, qep_now_s() - begin_s);
     qep_build_destroy(build);
     return st;

@@ -1,4 +1,5 @@
 /* qwen-ep convert: a Hugging Face checkpoint becomes a shard directory. */
+#include "base/log.h"
 #include "checkpoint/checkpoint.h"
 #include "cli/build_cli.h"
 #include "cli/command.h"
@@ -138,6 +139,10 @@ static enum qep_status convert(struct qep_job *job, const struct convert_args *a
         options.source_identity = qep_checkpoint_identity(ckpt);
     }
     st = qep_build_run(job, "convert", &options, st);
+    const char *moved = st == QEP_OK ? qep_checkpoint_moved_file(ckpt) : NULL;
+    if (moved != NULL)
+        qep_info("warning: %s: another file is there by now; the one opened at the start was read",
+                 moved);
     qep_checkpoint_close(ckpt);
     qep_recipe_free(&recipe);
     return st;

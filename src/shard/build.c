@@ -1,13 +1,15 @@
 #include "shard/build.h"
 
-#include "base/file.h"
 #include "base/mem.h"
 #include "shard/build_internal.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+/* Of what DIR/.convert holds: an unfinished conversion of another version is begun afresh. */
+enum { STATE_VERSION = 2 };
 
 bool qep_build_stopped(const struct qep_build *build) {
     return build->options.stop != NULL && *build->options.stop != 0;
@@ -40,8 +42,8 @@ static enum qep_status identify(struct qep_build *b) {
     QEP_TRY(qep_alloc(cap, 1, "identity", &mem));
     char *text = mem, config[QEP_HASH_TEXT];
     qep_hash_text(o->config, sizeof *o->config, config);
-    int n = snprintf(text, cap, "%s %d %016llx %s %d %d %d %d", config, QEP_MANIFEST_VERSION,
-                     (unsigned long long)o->source_identity, o->recipe->name,
+    int n = snprintf(text, cap, "%s %d %d %016llx %s %d %d %d %d", config, QEP_MANIFEST_VERSION,
+                     STATE_VERSION, (unsigned long long)o->source_identity, o->recipe->name,
                      (int)o->recipe->group_size, (int)o->num_shards, (int)o->compress,
                      (int)o->allow_nan);
     for (size_t i = 0; i < o->recipe->num_rules; i++)
@@ -59,7 +61,8 @@ enum qep_status qep_build_create(const struct qep_build_options *options, struct
     QEP_TRY(qep_calloc(1, sizeof **out, "build", &mem));
     struct qep_build *b = mem;
     b->options = *options;
-    QEP_TRY_GOTO(st, fail, qep_path_join(options->dir, ".convert", &b->state_dir));
+    b->dir = b->state = QEP_DIR_CLOSED;
+    b->lock.fd = -1;
     QEP_TRY_GOTO(
         st, fail,
         qep_layout_create(options->config, options->inventory, options->num_shards, &b->layout));
@@ -75,9 +78,12 @@ fail:
 void qep_build_destroy(struct qep_build *build) {
     if (build == NULL)
         return;
+    build_unlock(build);
+    qep_dir_close(&build->state);
+    qep_dir_close(&build->dir);
+    build_names_free(&build->old);
     qep_layout_free(&build->layout);
     free(build->types);
-    free(build->state_dir);
     free(build);
 }
 
@@ -124,31 +130,34 @@ static enum qep_status share_out(const struct qep_build *b, int num_ranks, int *
     return st;
 }
 
-static enum qep_status save_entry(struct qep_build *b, const struct qep_layout_file *file,
-                                  const struct qep_file_identity *identity) {
-    char *entry = NULL, *path = NULL, *text = NULL;
-    enum qep_status st = QEP_OK;
-    void *mem = NULL;
-    QEP_TRY_GOTO(st, done,
-                 qep_manifest_file_entry(b->options.inventory, b->types, file, identity, &entry));
-    QEP_TRY_GOTO(st, done, qep_build_state_path(b, file->name, ".json", &path));
-    size_t len = strlen(entry) + QEP_HASH_TEXT;
-    QEP_TRY_GOTO(st, done, qep_alloc(len + 1, 1, "state file", &mem));
-    text = mem;
-    snprintf(text, len + 1, "%s\n%s", b->identity, entry);
-    st = qep_file_write_atomic(path, text, len);
-done:
-    free(text);
-    free(path);
-    free(entry);
-    return st;
+/* The source must still be what it was when this build was named after it. */
+static enum qep_status check_source(const struct qep_build *b) {
+    const struct qep_row_source *source = &b->options.source;
+    return source->check != NULL ? source->check(source->impl) : QEP_OK;
+}
+
+static enum qep_status make_file(struct qep_build *b, const struct qep_layout_file *file) {
+    struct qep_file_identity identity = {0};
+    char part[BUILD_STATE_NAME_MAX];
+    int fd = -1;
+    build_state_name(file->name, ".part", part);
+    QEP_TRY(qep_dir_create(&b->state, part, &fd));
+    enum qep_status st = qep_pipeline_run(b, file, fd, file->name, &identity);
+    if (st == QEP_OK)
+        st = check_source(b);
+    if (st == QEP_OK)
+        st = qep_dir_rename(&b->state, part, &b->state, file->name);
+    if (st != QEP_OK) {
+        unlinkat(b->state.fd, part, 0); /* a full disk gets its space back */
+        return st;
+    }
+    return build_save_entry(b, file, &identity);
 }
 
 static enum qep_status build_file(struct qep_build *b, const struct qep_layout_file *file) {
     struct qep_file_identity identity = {0};
-    char *part = NULL, *path = NULL, *entry = NULL;
-    enum qep_status st = QEP_OK;
-    QEP_TRY(qep_build_load_entry(b, file, &entry, &identity));
+    char *entry = NULL;
+    QEP_TRY(build_load_entry(b, file, &entry, &identity));
     if (entry != NULL) {
         free(entry);
         b->sizes.num_resumed++;
@@ -156,26 +165,20 @@ static enum qep_status build_file(struct qep_build *b, const struct qep_layout_f
         return QEP_OK;
     }
     b->progress.file = file->name;
-    QEP_TRY_GOTO(st, done, qep_build_state_path(b, file->name, ".part", &part));
-    QEP_TRY_GOTO(st, done, qep_path_join(b->options.dir, file->name, &path));
-    st = qep_pipeline_run(b, file, part, &identity);
-    if (st == QEP_OK && rename(part, path) != 0)
-        st =
-            qep_fail(QEP_ERR_CANTCREATE, "%s: cannot rename into place: %s", path, strerror(errno));
-    if (st != QEP_OK) {
-        remove(part); /* a full disk gets its space back */
-        goto done;
-    }
-    st = save_entry(b, file, &identity);
-done:
-    free(part);
-    free(path);
-    return st;
+    return make_file(b, file);
+}
+
+/* Rank 0 has opened them to prepare the build. */
+static enum qep_status open_dirs(struct qep_build *b) {
+    if (b->dir.fd < 0)
+        QEP_TRY(qep_dir_open(b->options.dir, &b->dir));
+    return b->state.fd >= 0 ? QEP_OK : qep_dir_open_in(&b->dir, ".convert", &b->state);
 }
 
 enum qep_status qep_build_files(struct qep_build *build, int rank, int num_ranks) {
     size_t n = build->layout.num_files;
     void *mem = NULL;
+    QEP_TRY(open_dirs(build));
     QEP_TRY(qep_alloc(n, sizeof(int), "file shares", &mem));
     int *owner = mem;
     enum qep_status st = share_out(build, num_ranks, owner);
@@ -188,5 +191,5 @@ enum qep_status qep_build_files(struct qep_build *build, int rank, int num_ranks
         if (owner[f] == rank)
             st = build_file(build, &build->layout.files[f]);
     free(owner);
-    return st;
+    return st == QEP_OK ? check_source(build) : st;
 }

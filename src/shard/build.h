@@ -1,9 +1,10 @@
 /* Makes a shard directory from any source of rows. The order of calls, with several ranks:
  *   create (all ranks: decides types and files, touches nothing)
- *   prepare (rank 0)   files (all ranks, each its own)   finish (rank 0: manifest)
- * Until finish has renamed the manifest into place nothing in DIR opens. Finished files are
- * remembered in DIR/.convert, so an interrupted build continues; the result is the same bytes
- * either way. */
+ *   prepare (rank 0)   files (all ranks, each its own)   finish (rank 0: manifest, swap)
+ * Everything is made in DIR/.convert, whose finished files are remembered, so an interrupted build
+ * continues; the result is the same bytes either way. Only finish touches what DIR held before: an
+ * old conversion opens until the new one is complete, and a swap that is interrupted is finished by
+ * the same command (docs/decisions/006-swap.md). Whoever prepares holds a lock until destroy. */
 #ifndef QEP_SHARD_BUILD_H
 #define QEP_SHARD_BUILD_H
 
@@ -30,12 +31,12 @@ struct qep_build_options {
     struct qep_row_source source;
     uint64_t source_identity; /* a build resumes only the same one */
     const struct qep_recipe *recipe;
-    const char *side_dir;    /* side files are copied from here */
-    const char *config_path; /* instead of side_dir/config.json; may be NULL */
+    const char *side_dir;    /* side files are copied from here; may be NULL */
+    const char *config_text; /* instead of side_dir/config.json; may be NULL */
     int32_t num_shards;
     int num_threads;
     enum qep_compress compress;
-    bool force; /* replace whatever shard directory is there */
+    bool force; /* replace the conversion, finished or not, that is there */
     bool allow_nan;
     const volatile sig_atomic_t *stop; /* set: leave with QEP_ERR_INTERRUPTED; may be NULL */
     void (*on_progress)(void *arg, const struct qep_build_progress *progress); /* may be NULL */
@@ -48,15 +49,17 @@ struct qep_build; /* opaque */
 enum qep_status qep_build_create(const struct qep_build_options *options, struct qep_build **out);
 void qep_build_destroy(struct qep_build *build); /* NULL is fine */
 
-/* Creates DIR or looks at what is there. QEP_ERR_CANTCREATE: a complete directory, another build's
- * remains or foreign files, without force. */
-enum qep_status qep_build_prepare(struct qep_build *build);
+/* Creates DIR or looks at what is there, and locks it. *complete: a swap of this very build was
+ * interrupted and has been finished now; nothing is left to do. QEP_ERR_CANTCREATE: a complete
+ * directory or another build's remains without force; in any case, a file in the way that is not of
+ * a conversion of ours, or too little space. QEP_ERR_INTERRUPTED: in use by another process. */
+enum qep_status qep_build_prepare(struct qep_build *build, bool *complete);
 
-/* Builds the files that fall to `rank`; finished ones are kept. QEP_ERR_INTERRUPTED when stopped.
- */
+/* Builds the files that fall to `rank`; finished ones are kept. QEP_ERR_INTERRUPTED when stopped;
+ * QEP_ERR_DATA when the source changed meanwhile. */
 enum qep_status qep_build_files(struct qep_build *build, int rank, int num_ranks);
 
-/* Copies side files, writes the manifest, removes DIR/.convert. */
+/* Copies side files, writes the manifest, puts all into DIR in the old conversion's place. */
 enum qep_status qep_build_finish(struct qep_build *build);
 
 struct qep_build_sizes {

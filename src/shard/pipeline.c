@@ -383,14 +383,12 @@ static enum qep_status run_team(struct pipeline *p) {
 }
 
 enum qep_status qep_pipeline_run(struct qep_build *build, const struct qep_layout_file *file,
-                                 const char *path, struct qep_file_identity *out) {
+                                 int fd, const char *path, struct qep_file_identity *out) {
     struct pipeline p = {
         .build = build, .mutex = PTHREAD_MUTEX_INITIALIZER, .turn = PTHREAD_COND_INITIALIZER};
-    enum qep_status st = QEP_OK;
+    enum qep_status st = qep_seekable_create(fd, path, &p.writer);
     for (size_t i = 0; i < file->num_specs && st == QEP_OK; i++)
         st = plan_tensor(&p, file->specs[i]);
-    if (st == QEP_OK)
-        st = qep_seekable_create(path, &p.writer);
     if (st == QEP_OK)
         st = write_header(&p, file);
     if (st == QEP_OK)

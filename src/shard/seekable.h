@@ -45,6 +45,9 @@ struct qep_seekable {
 
 /* Reads and validates the index of PATH. QEP_ERR_DATA: truncated, or no such file format. */
 enum qep_status qep_seekable_open(const char *path, struct qep_seekable *out);
+/* The same of an open file of `bytes` bytes; fd stays the caller's. */
+enum qep_status qep_seekable_open_fd(int fd, uint64_t bytes, const char *path,
+                                     struct qep_seekable *out);
 void qep_seekable_close(struct qep_seekable *file); /* a zeroed one is fine */
 
 /* One thread's reader of one file: a descriptor, a decoder and a buffer. */
@@ -69,8 +72,8 @@ size_t qep_seekable_find(const struct qep_seekable *file, uint64_t offset);
 
 struct qep_seekable_writer; /* opaque */
 
-/* Creates PATH (truncating). */
-enum qep_status qep_seekable_create(const char *path, struct qep_seekable_writer **out);
+/* Writes to fd, a new file, which is the writer's from here on; `path` is for messages. */
+enum qep_status qep_seekable_create(int fd, const char *path, struct qep_seekable_writer **out);
 
 /* Appends one encoded frame. */
 enum qep_status qep_seekable_append(struct qep_seekable_writer *writer, const void *frame,

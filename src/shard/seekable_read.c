@@ -89,16 +89,15 @@ static enum qep_status parse_index(struct qep_seekable *f, const uint8_t *index,
     return QEP_OK;
 }
 
-enum qep_status qep_seekable_open(const char *path, struct qep_seekable *out) {
-    int fd = -1;
+enum qep_status qep_seekable_open_fd(int fd, uint64_t bytes, const char *path,
+                                     struct qep_seekable *out) {
     uint8_t *index = NULL;
     size_t index_bytes = 0;
     void *mem = NULL;
     enum qep_status st = QEP_OK;
-    *out = (struct qep_seekable){.path = strdup(path)};
+    *out = (struct qep_seekable){.path = strdup(path), .bytes = bytes};
     if (out->path == NULL)
         return qep_fail(QEP_ERR_SYSTEM, "%s: out of memory", path);
-    QEP_TRY_GOTO(st, done, qep_file_open(path, &fd, &out->bytes));
     QEP_TRY_GOTO(st, done, read_index(fd, out, &index, &index_bytes));
     QEP_TRY_GOTO(st, done, qep_alloc(out->num_frames, sizeof *out->frames, "seek table", &mem));
     out->frames = mem;
@@ -106,10 +105,18 @@ enum qep_status qep_seekable_open(const char *path, struct qep_seekable *out) {
     out->index_hash = XXH3_64bits(index, index_bytes);
 done:
     free(index);
-    if (fd >= 0)
-        close(fd);
     if (st != QEP_OK)
         qep_seekable_close(out);
+    return st;
+}
+
+enum qep_status qep_seekable_open(const char *path, struct qep_seekable *out) {
+    uint64_t bytes = 0;
+    int fd = -1;
+    *out = (struct qep_seekable){0};
+    QEP_TRY(qep_file_open(path, &fd, &bytes));
+    enum qep_status st = qep_seekable_open_fd(fd, bytes, path, out);
+    close(fd);
     return st;
 }
 

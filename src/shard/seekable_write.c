@@ -4,7 +4,6 @@
 #include "base/mem.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,12 +28,14 @@ struct qep_seekable_writer {
     size_t num_frames, cap;
 };
 
-enum qep_status qep_seekable_create(const char *path, struct qep_seekable_writer **out) {
-    void *mem = NULL;
+enum qep_status qep_seekable_create(int fd, const char *path, struct qep_seekable_writer **out) {
+    struct qep_seekable_writer *w = calloc(1, sizeof *w);
     *out = NULL;
-    QEP_TRY(qep_calloc(1, sizeof **out, "writer", &mem));
-    struct qep_seekable_writer *w = mem;
-    w->fd = -1;
+    if (w == NULL) {
+        close(fd);
+        return qep_fail(QEP_ERR_SYSTEM, "%s: out of memory", path);
+    }
+    w->fd = fd;
     w->path = strdup(path);
     w->whole = XXH3_createState();
     if (w->path == NULL || w->whole == NULL) {
@@ -42,13 +43,6 @@ enum qep_status qep_seekable_create(const char *path, struct qep_seekable_writer
         return qep_fail(QEP_ERR_SYSTEM, "%s: out of memory", path);
     }
     XXH3_128bits_reset(w->whole);
-    w->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (w->fd < 0) {
-        enum qep_status st =
-            qep_fail(QEP_ERR_CANTCREATE, "%s: cannot create: %s", path, strerror(errno));
-        qep_seekable_abandon(w);
-        return st;
-    }
     *out = w;
     return QEP_OK;
 }

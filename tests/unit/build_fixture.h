@@ -11,6 +11,7 @@ struct build_fixture {
     struct qep_recipe recipe;
     struct qep_checkpoint *ckpt; /* or */
     struct random_model random;
+    char *config_text;
     struct qep_build_options options;
 };
 
@@ -43,7 +44,9 @@ static inline void fixture_random(struct build_fixture *f, const char *config, u
     f->options.inventory = &f->random.inventory;
     f->options.source = qep_random_rows(f->random.random);
     f->options.source_identity = seed;
-    f->options.config_path = config;
+    size_t len = 0;
+    ck_assert_int_eq(qep_file_read(config, 1 << 20, &f->config_text, &len), QEP_OK);
+    f->options.config_text = f->config_text;
 }
 
 static inline void fixture_free(struct build_fixture *f) {
@@ -51,16 +54,18 @@ static inline void fixture_free(struct build_fixture *f) {
     if (f->random.random != NULL)
         random_model_close(&f->random);
     qep_recipe_free(&f->recipe);
+    free(f->config_text);
 }
 
 /* All steps as num_ranks ranks would make them, one after the other. */
 static inline enum qep_status build_all(const struct qep_build_options *options, int num_ranks) {
     struct qep_build *build = NULL;
+    bool complete = false;
     QEP_TRY(qep_build_create(options, &build));
-    enum qep_status st = qep_build_prepare(build);
-    for (int r = 0; st == QEP_OK && r < num_ranks; r++)
+    enum qep_status st = qep_build_prepare(build, &complete);
+    for (int r = 0; st == QEP_OK && !complete && r < num_ranks; r++)
         st = qep_build_files(build, r, num_ranks);
-    if (st == QEP_OK)
+    if (st == QEP_OK && !complete)
         st = qep_build_finish(build);
     qep_build_destroy(build);
     return st;
