@@ -1,0 +1,107 @@
+#!/bin/bash
+# What convert may do to a directory, as a user sees it, on 1 and on 4 ranks.
+# usage: workdir.sh path/to/qwen-ep
+set -u
+exe=$1
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+hf=tests/data/tiny-chat
+passed=0 failed=0
+sizes=1
+command -v mpirun >/dev/null && ldd "$exe" | grep -q libmpi && sizes="1 4"
+
+launch() { # np command...
+    local np=$1
+    shift
+    if [ "$np" = 1 ]; then
+        timeout 60 "$@"
+    else
+        timeout 60 mpirun --quiet -np "$np" --oversubscribe --bind-to none "$@"
+    fi
+}
+
+ok() { # name, status of what was tried
+    if [ "$2" = 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)) && echo "FAILED: $1, np $np" && head -3 "$work/err"; fi
+}
+
+# name, expected code, pattern of the line, directory that stays as it is, options of convert
+refused() {
+    local name=$1 want=$2 pattern=$3 dir=$4 code
+    shift 4
+    rm -rf "$work/before" && cp -a "$dir" "$work/before"
+    launch "$np" "$exe" convert --to "$dir" "$@" >"$work/out" 2>"$work/err" </dev/null
+    code=$?
+    [ "$code" = "$want" ] && [ "$(grep -c '^qwen-ep:' "$work/err")" = 1 ] && grep -Eq "^qwen-ep:.*$pattern" "$work/err"
+    ok "$name: exit $code, expected $want and '$pattern'" $?
+    diff -r -x .convert "$work/before" "$dir" >/dev/null
+    ok "$name: files changed" $?
+}
+
+"$exe" convert --from $hf --to "$work/old" --recipe q8 --quiet 2>/dev/null || "$exe" convert --from $hf --to "$work/old" --recipe q8 2>/dev/null
+"$exe" convert --from $hf --to "$work/fresh" --recipe q4 2>/dev/null
+cp -r $hf "$work/nan" && chmod -R u+w "$work/nan"
+perl -e 'open F, "+<:raw", $ARGV[0] or die; seek F, -2, 2; print F "\xc0\x7f"' "$work/nan/model.safetensors"
+
+refuse_foreign() {
+    cp -r $hf "$work/foreign" && chmod -R u+w "$work/foreign"
+    refused foreign-checkpoint 73 'foreign/.*config.json: is in the way' "$work/foreign" --from $hf --force
+    echo '{"files": [{"name": "model.safetensors"}]}' >"$work/foreign/manifest.json"
+    refused foreign-manifest 73 'manifest.json: is in the way' "$work/foreign" --from $hf --force
+}
+
+keep_old() {
+    cp -r "$work/old" "$work/d"
+    refused nan-midway 65 'NaN' "$work/d" --from "$work/nan" --force
+    "$exe" run --model "$work/d" --prompt hi --max-new-tokens 2 >/dev/null 2>"$work/err"
+    ok "nan-midway: the old conversion runs" $?
+    refused remains 73 'unfinished conversion of another source' "$work/d" --from $hf
+    refused complete 73 'complete shard directory already .--force' "$work/old" --from $hf
+}
+
+replace() { # what the directory must look like, options of convert
+    local like=$1
+    shift
+    launch "$np" "$exe" convert --to "$work/d" --from $hf --force "$@" 2>"$work/err" && diff -r "$work/d" "$like" >/dev/null
+    ok "force replaces $*" $?
+}
+
+refuse_state() {
+    mkdir "$work/precious" && echo mine >"$work/precious/identity"
+    ln -s ../precious "$work/d/.convert"
+    refused linked-state 73 '.convert: is a symbolic link' "$work/d" --from $hf --recipe q8 --force
+    [ "$(cat "$work/precious/identity")" = mine ]
+    ok "linked-state: the link's target" $?
+    rm "$work/d/.convert" && mkfifo "$work/d/.convert"
+    refused fifo-state 73 '.convert' "$work/d" --from $hf --recipe q8 --force
+    rm "$work/d/.convert"
+}
+
+# Somebody holds the lock: F_OFD_SETLK with a write lock on the whole file.
+refuse_second() {
+    mkdir "$work/d/.convert"
+    perl -MIO::Handle -e 'open F, "+>", $ARGV[0]; $l = pack "s s x4 q q l x4", 1, 0, 0, 0, 0;
+        fcntl F, 37, $l or die; print F "pid $$ on host elsewhere\n"; F->flush();
+        print "locked\n"; STDOUT->flush(); sleep 60' "$work/d/.convert/lock" >"$work/holder" &
+    local holder=$!
+    for _ in $(seq 100); do grep -q locked "$work/holder" && break || sleep 0.05; done
+    refused in-use 75 'in use by pid [0-9]+ on host elsewhere' "$work/d" --from $hf --recipe q8 --force
+    kill $holder
+    wait $holder 2>/dev/null
+}
+
+np=1
+refuse_foreign
+keep_old
+replace "$work/fresh"
+refuse_state
+refuse_second
+replace "$work/old" --recipe q8
+[ "$sizes" = 1 ] || for np in 2 4; do # what only rank 0 sees ends all ranks alike
+    rm -rf "$work/d" && cp -r "$work/old" "$work/d"
+    refuse_second
+    replace "$work/fresh"
+done
+[ "$sizes" != 1 ] || echo "mpirun not used: built without MPI"
+echo "work directories: $passed passed, $failed failed"
+[ $failed = 0 ]
