@@ -1,5 +1,6 @@
 #include "cli/common.h"
 
+#include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
 
@@ -98,10 +99,12 @@ static enum qep_status push_item(struct arg_list *list, const char *path, const 
 
 static enum qep_status read_config_file(const char *path, struct arg_list *list) {
     cJSON *tree = NULL;
-    enum qep_status st = qep_json_read(path, 1 << 20, &tree);
+    char *text = NULL;
+    size_t len = 0;
     const cJSON *item = NULL;
-    if (st == QEP_OK && !cJSON_IsObject(tree))
-        st = qep_fail(QEP_ERR_DATA, "%s: expected a JSON object of options", path);
+    QEP_TRY(qep_input_read(path, 1 << 20, &text, &len));
+    enum qep_status st = qep_json_parse(text, len, path, &tree);
+    free(text);
     if (st == QEP_OK)
         cJSON_ArrayForEach (item, tree)
             if (st == QEP_OK)

@@ -3,6 +3,7 @@
 #include "cli/build_cli.h"
 #include "cli/command.h"
 #include "cli/options.h"
+#include "shard/side_files.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -111,6 +112,7 @@ static enum qep_status refuse_same_dir(const char *from, const char *to) {
 static enum qep_status open_inputs(const struct convert_args *a, struct qep_recipe *recipe,
                                    struct qep_checkpoint **ckpt) {
     QEP_TRY(refuse_same_dir(a->from, a->to));
+    QEP_TRY(qep_side_files_check_kinds(a->from)); /* they are copied last */
     QEP_TRY(qep_recipe_load(a->recipe, recipe));
     if (a->group_size != 0)
         recipe->group_size = (int32_t)a->group_size;

@@ -1,5 +1,6 @@
 /* qwen-ep synth: random weights for a config, as a Hugging Face directory or a shard directory. */
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "checkpoint/config.h"
 #include "checkpoint/hf_writer.h"
@@ -9,6 +10,7 @@
 #include "cli/options.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct synth_args {
@@ -89,6 +91,8 @@ static enum qep_status parse(int argc, char **argv, int rank, struct synth_args 
 
 struct synth {
     const struct synth_args *args;
+    char *config_text; /* copied into what is made; the file may be a pipe, read once */
+    size_t config_len;
     struct qep_model_config config;
     struct qep_inventory inventory;
     struct qep_random_source *random;
@@ -97,7 +101,9 @@ struct synth {
 };
 
 static enum qep_status open_inputs(struct synth *s) {
-    QEP_TRY(qep_config_read(s->args->config, &s->config));
+    const char *path = s->args->config;
+    QEP_TRY(qep_input_read(path, QEP_CONFIG_MAX_BYTES, &s->config_text, &s->config_len));
+    QEP_TRY(qep_config_parse(s->config_text, s->config_len, path, &s->config));
     QEP_TRY(qep_inventory_create(&s->config, &s->inventory));
     if (s->args->recipe != NULL)
         QEP_TRY(qep_recipe_load(s->args->recipe, &s->recipe));
@@ -110,7 +116,8 @@ static enum qep_status make_shards(struct qep_job *job, struct synth *s, enum qe
                                         .inventory = &s->inventory,
                                         .source_identity = (uint64_t)s->args->seed,
                                         .recipe = &s->recipe,
-                                        .config_path = s->args->config,
+                                        .config_text = s->config_text,
+                                        .config_len = s->config_len,
                                         .num_shards = (int32_t)s->args->shards,
                                         .num_threads = s->num_threads,
                                         .force = s->args->force};
@@ -139,7 +146,8 @@ static enum qep_status make_checkpoint(struct qep_job *job, struct synth *s, enu
     struct qep_hf_writer *writer = NULL;
     double begin_s = qep_now_s();
     struct qep_hf_options options = {.dir = s->args->out,
-                                     .config_path = s->args->config,
+                                     .config_text = s->config_text,
+                                     .config_len = s->config_len,
                                      .config = &s->config,
                                      .inventory = &s->inventory,
                                      .num_threads = s->num_threads,
@@ -175,5 +183,6 @@ enum qep_status qep_cmd_synth(struct qep_job *job, int argc, char **argv) {
     qep_random_source_destroy(s.random);
     qep_recipe_free(&s.recipe);
     qep_inventory_free(&s.inventory);
+    free(s.config_text);
     return st;
 }

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/printable.h"
 #include "quant/recipes_builtin.h"
 
 #include <stdio.h>
@@ -72,18 +73,23 @@ static enum qep_status check_keys(const cJSON *root, const char *where) {
     return QEP_OK;
 }
 
+enum qep_status qep_recipe_check_name(const char *name, const char *where) {
+    if (*name == '\0' || strlen(name) >= QEP_RECIPE_NAME_MAX || !qep_text_is_printable(name))
+        return qep_fail(QEP_ERR_DATA,
+                        "%s: recipe \"name\": expected 1 to %d bytes of text without control "
+                        "characters, found \"%.60s\"",
+                        where, QEP_RECIPE_NAME_MAX - 1, name);
+    return QEP_OK;
+}
+
 static enum qep_status parse_tree(const cJSON *root, const char *where, struct qep_recipe *out) {
     const char *name = NULL;
     const cJSON *rules = qep_json_get(root, "rules"), *item = NULL;
     int64_t group_size = 32;
     void *mem = NULL;
-    if (!cJSON_IsObject(root))
-        return qep_fail(QEP_ERR_DATA, "%s: expected a JSON object", where);
     QEP_TRY(check_keys(root, where));
     QEP_TRY(qep_json_string(root, "name", where, &name));
-    if (*name == '\0' || strlen(name) >= sizeof out->name)
-        return qep_fail(QEP_ERR_DATA, "%s: \"name\": expected 1 to %zu characters", where,
-                        sizeof out->name - 1);
+    QEP_TRY(qep_recipe_check_name(name, where));
     snprintf(out->name, sizeof out->name, "%s", name);
     QEP_TRY(qep_json_int_opt(root, "group_size", where, 1, 1024, &group_size));
     if (group_size != 32 && group_size != 64 && group_size != 128)
@@ -129,7 +135,7 @@ enum qep_status qep_recipe_load(const char *name_or_path, struct qep_recipe *out
         return qep_fail(QEP_ERR_USAGE,
                         "--recipe: expected bf16, q8, q4, q4-all or a .json file, found '%.80s'",
                         name_or_path);
-    QEP_TRY(qep_file_read(name_or_path, MAX_RECIPE_BYTES, &text, &len));
+    QEP_TRY(qep_input_read(name_or_path, MAX_RECIPE_BYTES, &text, &len));
     enum qep_status st = qep_recipe_parse(text, len, name_or_path, out);
     free(text);
     return st;

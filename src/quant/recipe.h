@@ -33,11 +33,17 @@ struct qep_recipe {
 };
 
 /* A built-in name (bf16, q8, q4, q4-all) or the path of a recipe file (contains '/' or ends in
- * .json). QEP_ERR_USAGE: neither; QEP_ERR_NOINPUT, QEP_ERR_DATA: of the file. */
+ * .json). The file may be a pipe. QEP_ERR_USAGE: neither; QEP_ERR_NOINPUT, QEP_ERR_DATA: of the
+ * file. */
 enum qep_status qep_recipe_load(const char *name_or_path, struct qep_recipe *out);
 
 enum qep_status qep_recipe_parse(const char *text, size_t len, const char *where,
                                  struct qep_recipe *out);
+
+/* QEP_ERR_DATA unless it fits struct qep_recipe and can be shown on a terminal: names come from
+ * files of others. */
+enum qep_status qep_recipe_check_name(const char *name, const char *where);
+
 void qep_recipe_free(struct qep_recipe *recipe); /* zeroes it */
 
 /* What `recipe` makes of a tensor. from_bf16: the source hands out bf16 (else f32); is_matrix: only

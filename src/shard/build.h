@@ -31,7 +31,8 @@ struct qep_build_options {
     uint64_t source_identity; /* a build resumes only the same one */
     const struct qep_recipe *recipe;
     const char *side_dir;    /* side files are copied from here */
-    const char *config_path; /* instead of side_dir/config.json; may be NULL */
+    const char *config_text; /* instead of side_dir/config.json; may be NULL */
+    size_t config_len;
     int32_t num_shards;
     int num_threads;
     enum qep_compress compress;

@@ -161,18 +161,20 @@ static enum qep_status copy_side_file(const struct qep_build *b, const char *nam
     size_t len = 0;
     enum qep_status st = QEP_OK;
     *found = false;
-    if (b->options.config_path != NULL && strcmp(name, "config.json") == 0)
-        from = strdup(b->options.config_path);
-    else if (b->options.side_dir != NULL)
+    bool given = b->options.config_text != NULL && strcmp(name, "config.json") == 0;
+    if (!given && b->options.side_dir != NULL)
         QEP_TRY_GOTO(st, done, qep_path_join(b->options.side_dir, name, &from));
-    if (from == NULL || !qep_path_exists(from))
+    if (!given && (from == NULL || !qep_path_exists(from)))
         goto done;
     QEP_TRY_GOTO(st, done, qep_path_join(b->options.dir, name, &to));
-    QEP_TRY_GOTO(st, done, qep_file_read(from, QEP_MAX_SIDE_BYTES, &data, &len));
-    QEP_TRY_GOTO(st, done, qep_file_write_atomic(to, data, len));
+    if (!given)
+        QEP_TRY_GOTO(st, done, qep_file_read(from, QEP_MAX_SIDE_BYTES, &data, &len));
+    const char *text = given ? b->options.config_text : data;
+    len = given ? b->options.config_len : len;
+    QEP_TRY_GOTO(st, done, qep_file_write_atomic(to, text, len));
     snprintf(out->name, sizeof out->name, "%s", name);
     out->bytes = len;
-    qep_hash_text(data, len, out->hash);
+    qep_hash_text(text, len, out->hash);
     *found = true;
 done:
     free(from);

@@ -43,7 +43,8 @@ static inline void fixture_random(struct build_fixture *f, const char *config, u
     f->options.inventory = &f->random.inventory;
     f->options.source = qep_random_rows(f->random.random);
     f->options.source_identity = seed;
-    f->options.config_path = config;
+    f->options.config_text = f->random.text;
+    f->options.config_len = f->random.len;
 }
 
 static inline void fixture_free(struct build_fixture *f) {
