@@ -293,6 +293,8 @@ START_TEST(bad_recipes_are_refused) {
         "{\"name\": \"x\", \"group_size\": 48, \"rules\": [{\"match\": \"*\", \"type\": "
         "\"int4\"}]}",
         "{\"name\": \"x\", \"groupsize\": 32, \"rules\": [{\"match\": \"*\", \"type\": \"int4\"}]}",
+        "{\"name\": \"\\u001b[2J\", \"rules\": [{\"match\": \"*\", \"type\": \"int4\"}]}",
+        "{\"name\": \"\\u202ex\", \"rules\": [{\"match\": \"*\", \"type\": \"int4\"}]}",
         "{\"name\": \"01234567890123456789012345678901\", \"rules\": [{\"match\": \"*\", "
         "\"type\": \"keep\"}]}",
     };
