@@ -2,9 +2,8 @@
  * llama-bench: every test runs once to warm up, then -r times; mean and standard deviation. */
 #include "cli/command.h"
 
-#include "base/file.h"
-#include "checkpoint/config.h"
 #include "cli/bench_internal.h"
+#include "cli/inputs.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -48,14 +47,13 @@ static enum qep_status check_model(const struct bench *b) {
 }
 
 /* Once a process, however many ranks it plays: a file may be a pipe. */
-static enum qep_status read_random(struct bench *b) {
+static enum qep_status read_random(struct qep_comm *comm, struct bench *b) {
     struct qep_model_config *config = &b->random_config;
     char *text = NULL;
     size_t len = 0;
     if (b->config == NULL)
         return QEP_OK;
-    QEP_TRY(qep_input_read(b->config, QEP_CONFIG_MAX_BYTES, &text, &len));
-    enum qep_status st = qep_config_parse(text, len, b->config, config);
+    enum qep_status st = qep_input_config(comm, b->config, &text, &len, config);
     free(text);
     QEP_TRY(st);
     if (b->num_layers > config->num_hidden_layers)
@@ -64,7 +62,7 @@ static enum qep_status read_random(struct bench *b) {
     if (b->num_layers > 0)
         config->num_hidden_layers = (int32_t)b->num_layers;
     b->common.engine.random = (struct qep_random_model){config, &b->random_recipe};
-    return qep_recipe_load(b->recipe, &b->random_recipe);
+    return qep_input_recipe(comm, b->recipe, &b->random_recipe);
 }
 
 static enum qep_status check(struct bench *b) {
@@ -211,7 +209,7 @@ enum qep_status qep_cmd_bench(struct qep_job *job, int argc, char **argv) {
         return QEP_OK;
     }
     QEP_TRY(qep_comm_agree(job->comm, check(&b)));
-    QEP_TRY(qep_comm_agree(job->comm, read_random(&b)));
+    QEP_TRY(qep_comm_agree(job->comm, read_random(job->comm, &b)));
     enum qep_status st = job->comm->rank == 0 ? open_launches(&b) : QEP_OK;
     st = qep_comm_agree(job->comm, st);
     if (st == QEP_OK)

@@ -1,12 +1,11 @@
 /* qwen-ep synth: random weights for a config, as a Hugging Face directory or a shard directory. */
 #include "base/clock.h"
-#include "base/file.h"
 #include "base/log.h"
-#include "checkpoint/config.h"
 #include "checkpoint/hf_writer.h"
 #include "checkpoint/random_source.h"
 #include "cli/build_cli.h"
 #include "cli/command.h"
+#include "cli/inputs.h"
 #include "cli/options.h"
 
 #include <stdio.h>
@@ -100,13 +99,12 @@ struct synth {
     int num_threads;
 };
 
-static enum qep_status open_inputs(struct synth *s) {
-    const char *path = s->args->config;
-    QEP_TRY(qep_input_read(path, QEP_CONFIG_MAX_BYTES, &s->config_text, &s->config_len));
-    QEP_TRY(qep_config_parse(s->config_text, s->config_len, path, &s->config));
-    QEP_TRY(qep_inventory_create(&s->config, &s->inventory));
+/* What is collective comes first. */
+static enum qep_status open_inputs(struct qep_comm *comm, struct synth *s) {
+    QEP_TRY(qep_input_config(comm, s->args->config, &s->config_text, &s->config_len, &s->config));
     if (s->args->recipe != NULL)
-        QEP_TRY(qep_recipe_load(s->args->recipe, &s->recipe));
+        QEP_TRY(qep_input_recipe(comm, s->args->recipe, &s->recipe));
+    QEP_TRY(qep_inventory_create(&s->config, &s->inventory));
     return qep_random_source_create(&s->config, &s->inventory, (uint64_t)s->args->seed, &s->random);
 }
 
@@ -178,7 +176,7 @@ enum qep_status qep_cmd_synth(struct qep_job *job, int argc, char **argv) {
         return QEP_OK;
     struct synth s = {.args = &args,
                       .num_threads = args.jobs > 0 ? (int)args.jobs : qep_default_jobs(job->comm)};
-    enum qep_status st = open_inputs(&s);
+    enum qep_status st = open_inputs(job->comm, &s);
     st = args.recipe != NULL ? make_shards(job, &s, st) : make_checkpoint(job, &s, st);
     qep_random_source_destroy(s.random);
     qep_recipe_free(&s.recipe);

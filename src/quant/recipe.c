@@ -1,6 +1,5 @@
 #include "quant/recipe.h"
 
-#include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/printable.h"
@@ -10,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_RECIPE_BYTES = 1 << 20, MAX_RULES = 4096 };
+enum { MAX_RULES = 4096 };
 
 /* Greedy with one point to return to: linear for patterns people write, never exponential. */
 bool qep_glob_match(const char *pattern, const char *text) {
@@ -120,25 +119,19 @@ enum qep_status qep_recipe_parse(const char *text, size_t len, const char *where
     return st;
 }
 
-enum qep_status qep_recipe_load(const char *name_or_path, struct qep_recipe *out) {
-    size_t n = strlen(name_or_path);
-    char *text = NULL;
-    size_t len = 0;
+bool qep_recipe_is_path(const char *name) {
+    size_t n = strlen(name);
+    return strchr(name, '/') != NULL || (n > 5 && strcmp(name + n - 5, ".json") == 0);
+}
+
+enum qep_status qep_recipe_builtin(const char *name, struct qep_recipe *out) {
     *out = (struct qep_recipe){0};
     for (size_t i = 0; i < sizeof qep_builtin_recipes / sizeof *qep_builtin_recipes; i++)
-        if (strcmp(name_or_path, qep_builtin_recipes[i].name) == 0)
-            return qep_recipe_parse(qep_builtin_recipes[i].text, qep_builtin_recipes[i].len,
-                                    name_or_path, out);
-    bool is_path =
-        strchr(name_or_path, '/') != NULL || (n > 5 && strcmp(name_or_path + n - 5, ".json") == 0);
-    if (!is_path)
-        return qep_fail(QEP_ERR_USAGE,
-                        "--recipe: expected bf16, q8, q4, q4-all or a .json file, found '%.80s'",
-                        name_or_path);
-    QEP_TRY(qep_input_read(name_or_path, MAX_RECIPE_BYTES, &text, &len));
-    enum qep_status st = qep_recipe_parse(text, len, name_or_path, out);
-    free(text);
-    return st;
+        if (strcmp(name, qep_builtin_recipes[i].name) == 0)
+            return qep_recipe_parse(qep_builtin_recipes[i].text, qep_builtin_recipes[i].len, name,
+                                    out);
+    return qep_fail(QEP_ERR_USAGE,
+                    "--recipe: expected bf16, q8, q4, q4-all or a .json file, found '%.80s'", name);
 }
 
 void qep_recipe_free(struct qep_recipe *recipe) {

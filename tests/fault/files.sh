@@ -138,6 +138,16 @@ for ranks in "" "--transport threads --ranks 2"; do
     try "$exe" bench --config <(cat configs/tiny-random.json) --recipe <(cat configs/q8.json) "${bench[@]}" $ranks
     [ "$code" = 0 ] && [ "$(grep -c '^| q8 ' "$work/out")" = 2 ] && pass || fail "bench from process substitution $ranks"
 done
+if command -v mpirun >/dev/null && ldd "$exe" | grep -q libmpi; then # rank 0 reads, once, for all
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    mpi=(mpirun --quiet -np 3 --oversubscribe --bind-to none "$exe")
+    rm -rf "$work/synth"
+    pipe "3 ranks: synth --config" "" configs/tiny-random.json "${mpi[@]}" synth --config "$work/fifo" --out "$work/synth" --recipe q8
+    cmp -s "$work/synth/manifest.json" "$work/synth-q8/manifest.json" && pass || fail "3 ranks made something else"
+    rm -rf "$work/made"
+    pipe "3 ranks: convert --recipe" "" configs/q8.json "${mpi[@]}" convert --from $hf --to "$work/made" --recipe "$work/fifo"
+    pipe "3 ranks: --config-file" "$answer" "$work/options" "${mpi[@]}" run --model "$work/good" --quiet --config-file "$work/fifo"
+fi
 works "process substitution" "$answer" "$exe" run "${model[@]}" --prompt-file <(printf hi)
 
 # --- side files are what they were, or accepted
@@ -204,6 +214,11 @@ listed tokenizer.json "$exe" tokenize --model DIR --text hi
 echo '[]' >"$work/indexed/model.safetensors.index.json"
 refused "a list as index" 65 'index.json: expected a JSON object, found a list' "$exe" convert --from "$work/indexed" --to "$work/made"
 echo '[]' >"$work/list.json"
+rm -rf "$work/made"
+copy $hf list && echo '[]' >"$work/list/generation_config.json"
+"$exe" convert --from "$work/list" --to "$work/made" 2>/dev/null
+refused "a list as generation_config.json" 65 'expected a JSON object, found a list' "$exe" run --model "$work/made" "${run[@]}"
+rm -rf "$work/made"
 refused "a list as recipe" 65 'expected a JSON object, found a list' "$exe" convert --from $hf --to "$work/made" --recipe "$work/list.json"
 refused "a list as --config-file" 65 'expected a JSON object, found a list' "$exe" run --model "$work/good" --config-file "$work/list.json"
 

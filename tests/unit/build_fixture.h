@@ -15,7 +15,7 @@ struct build_fixture {
 };
 
 static inline void fixture_common(struct build_fixture *f, const char *recipe, const char *dir) {
-    ck_assert_msg(qep_recipe_load(recipe, &f->recipe) == QEP_OK, "%s", qep_last_error());
+    ck_assert_msg(qep_recipe_builtin(recipe, &f->recipe) == QEP_OK, "%s", qep_last_error());
     f->options.recipe = &f->recipe;
     f->options.dir = dir;
     f->options.num_shards = 2;
