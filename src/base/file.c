@@ -10,18 +10,57 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum qep_status qep_file_open(const char *path, int *fd, uint64_t *bytes) {
+static const char *kind_of(mode_t mode) {
+    switch (mode & S_IFMT) {
+    case S_IFDIR:
+        return "a directory";
+    case S_IFIFO:
+        return "a FIFO";
+    case S_IFSOCK:
+        return "a socket";
+    case S_IFCHR:
+    case S_IFBLK:
+        return "a device";
+    default:
+        return "no regular file";
+    }
+}
+
+static enum qep_status fail_kind(const char *path, mode_t mode) {
+    return qep_fail(QEP_ERR_DATA, "%s: is %s, expected a regular file", path, kind_of(mode));
+}
+
+/* Why open failed: some things of the wrong kind cannot even be opened. */
+static enum qep_status fail_open(const char *path, int error) {
+    char target[256];
     struct stat sb;
-    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (stat(path, &sb) == 0 && !S_ISREG(sb.st_mode))
+        return fail_kind(path, sb.st_mode);
+    ssize_t n = error == ENOENT || error == ELOOP ? readlink(path, target, sizeof target) : -1;
+    if (n >= 0)
+        return qep_fail(QEP_ERR_DATA, "%s: is a dangling link to %.*s, expected a regular file",
+                        path, (int)n, target);
+    return qep_fail(QEP_ERR_NOINPUT, "%s: cannot open: %s", path, strerror(error));
+}
+
+static enum qep_status check_open(int fd, const char *path, uint64_t *bytes) {
+    struct stat sb;
+    if (fstat(fd, &sb) != 0)
+        return qep_fail(QEP_ERR_IO, "%s: fstat failed: %s", path, strerror(errno));
+    *bytes = (uint64_t)sb.st_size;
+    return S_ISREG(sb.st_mode) ? QEP_OK : fail_kind(path, sb.st_mode);
+}
+
+enum qep_status qep_file_open(const char *path, int *fd, uint64_t *bytes) {
+    *fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (*fd < 0)
-        return qep_fail(QEP_ERR_NOINPUT, "%s: cannot open: %s", path, strerror(errno));
-    if (fstat(*fd, &sb) != 0 || S_ISDIR(sb.st_mode)) {
+        return fail_open(path, errno);
+    enum qep_status st = check_open(*fd, path, bytes);
+    if (st != QEP_OK) {
         close(*fd);
         *fd = -1;
-        return qep_fail(QEP_ERR_NOINPUT, "%s: is a directory, expected a file", path);
     }
-    *bytes = (uint64_t)sb.st_size;
-    return QEP_OK;
+    return st;
 }
 
 enum qep_status qep_file_pread(int fd, const char *path, void *out, size_t bytes, uint64_t offset) {
@@ -44,6 +83,13 @@ enum qep_status qep_file_pread(int fd, const char *path, void *out, size_t bytes
     return QEP_OK;
 }
 
+/* Whoever waits for a pipe wants a signal to end that; reads of files are not interrupted. */
+static enum qep_status fail_read(const char *path, int error) {
+    if (error == EINTR)
+        return qep_fail(QEP_ERR_INTERRUPTED, "%s: interrupted while waiting for it", path);
+    return qep_fail(QEP_ERR_IO, "%s: read failed: %s", path, strerror(error));
+}
+
 static enum qep_status read_stream(int fd, const char *path, size_t max_bytes, char **data,
                                    size_t *len) {
     void *buf = NULL;
@@ -52,10 +98,8 @@ static enum qep_status read_stream(int fd, const char *path, size_t max_bytes, c
     for (;;) {
         QEP_TRY_GOTO(st, done, qep_grow(&buf, &cap, used + 65536, 1, path));
         ssize_t got = read(fd, (char *)buf + used, cap - used - 1);
-        if (got < 0 && errno == EINTR)
-            continue;
         if (got < 0) {
-            st = qep_fail(QEP_ERR_IO, "%s: read failed: %s", path, strerror(errno));
+            st = fail_read(path, errno);
             goto done;
         }
         if (got == 0)
@@ -86,6 +130,29 @@ enum qep_status qep_file_read(const char *path, size_t max_bytes, char **data, s
         bytes > max_bytes ? qep_fail(QEP_ERR_DATA, "%s: %llu bytes, at most %zu are allowed here",
                                      path, (unsigned long long)bytes, max_bytes)
                           : read_stream(fd, path, max_bytes, data, len);
+    close(fd);
+    return st;
+}
+
+static enum qep_status open_input(const char *path, int *fd) {
+    struct stat sb;
+    *fd = open(path, O_RDONLY | O_NOCTTY | O_CLOEXEC);
+    if (*fd < 0 && errno == EINTR)
+        return fail_read(path, EINTR);
+    if (*fd < 0)
+        return qep_fail(QEP_ERR_NOINPUT, "%s: cannot open: %s", path, strerror(errno));
+    if (fstat(*fd, &sb) == 0 && !S_ISDIR(sb.st_mode))
+        return QEP_OK;
+    close(*fd);
+    return qep_fail(QEP_ERR_NOINPUT, "%s: is a directory, expected a file", path);
+}
+
+enum qep_status qep_input_read(const char *path, size_t max_bytes, char **data, size_t *len) {
+    int fd = -1;
+    *data = NULL;
+    *len = 0;
+    QEP_TRY(open_input(path, &fd));
+    enum qep_status st = read_stream(fd, path, max_bytes, data, len);
     close(fd);
     return st;
 }
@@ -157,12 +224,21 @@ done:
 }
 
 bool qep_path_exists(const char *path) {
-    return access(path, F_OK) == 0;
+    struct stat sb;
+    return lstat(path, &sb) == 0;
 }
 
 bool qep_path_is_dir(const char *path) {
     struct stat sb;
     return stat(path, &sb) == 0 && S_ISDIR(sb.st_mode);
+}
+
+enum qep_status qep_path_check_dir(const char *path) {
+    if (qep_path_is_dir(path))
+        return QEP_OK;
+    return qep_fail(QEP_ERR_NOINPUT,
+                    qep_path_exists(path) ? "%s: is not a directory" : "%s: no such directory",
+                    path);
 }
 
 enum qep_status qep_path_join(const char *dir, const char *name, char **out) {

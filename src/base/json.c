@@ -6,6 +6,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const char *kind_of(const cJSON *item) {
+    if (cJSON_IsString(item))
+        return "a string";
+    if (cJSON_IsNumber(item))
+        return "a number";
+    if (cJSON_IsBool(item))
+        return "a boolean";
+    if (cJSON_IsNull(item))
+        return "null";
+    if (cJSON_IsArray(item))
+        return "a list";
+    return cJSON_IsObject(item) ? "an object" : "nothing";
+}
+
 enum qep_status qep_json_parse(const char *text, size_t len, const char *where, cJSON **out) {
     const char *end = NULL;
     *out = NULL;
@@ -20,6 +34,11 @@ enum qep_status qep_json_parse(const char *text, size_t len, const char *where, 
         cJSON_Delete(tree);
         return qep_fail(QEP_ERR_DATA, "%s: unexpected text after the JSON value at byte %ld", where,
                         (long)(end - text));
+    }
+    if (!cJSON_IsObject(tree)) {
+        const char *kind = kind_of(tree);
+        cJSON_Delete(tree);
+        return qep_fail(QEP_ERR_DATA, "%s: expected a JSON object, found %s", where, kind);
     }
     *out = tree;
     return QEP_OK;
@@ -38,18 +57,6 @@ enum qep_status qep_json_read(const char *path, size_t max_bytes, cJSON **out) {
 const cJSON *qep_json_get(const cJSON *obj, const char *key) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(obj, key);
     return cJSON_IsNull(item) ? NULL : item;
-}
-
-static const char *kind_of(const cJSON *item) {
-    if (cJSON_IsString(item))
-        return "a string";
-    if (cJSON_IsNumber(item))
-        return "a number";
-    if (cJSON_IsBool(item))
-        return "a boolean";
-    if (cJSON_IsArray(item))
-        return "a list";
-    return cJSON_IsObject(item) ? "an object" : "nothing";
 }
 
 enum qep_status qep_json_int_opt(const cJSON *obj, const char *key, const char *where, int64_t min,

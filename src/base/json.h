@@ -1,5 +1,6 @@
-/* JSON of files, through cJSON: the whole input must be one value, keys are case-sensitive, numbers
- * are checked for kind and range. Errors are QEP_ERR_DATA and name `where` (a path) and the key. */
+/* JSON of files, through cJSON: the whole input must be one object (a list or a number would read
+ * as an object without members), keys are case-sensitive, numbers are checked for kind and range.
+ * Errors are QEP_ERR_DATA and name `where` (a path) and the key. */
 #ifndef QEP_BASE_JSON_H
 #define QEP_BASE_JSON_H
 
@@ -13,7 +14,7 @@
 /* Parses text[0..len). The result is owned by the caller (cJSON_Delete). */
 enum qep_status qep_json_parse(const char *text, size_t len, const char *where, cJSON **out);
 
-/* Reads and parses a file of at most max_bytes. */
+/* Reads and parses a file of at most max_bytes (see qep_file_read). */
 enum qep_status qep_json_read(const char *path, size_t max_bytes, cJSON **out);
 
 /* The member, or NULL when absent or null. `obj` may be NULL. */

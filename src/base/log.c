@@ -1,7 +1,10 @@
 #include "base/log.h"
 
+#include "base/printable.h"
+
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 static enum qep_log_level log_level = QEP_LOG_NORMAL;
@@ -24,10 +27,9 @@ enum qep_log_level qep_log_get_level(void) {
 static void write_line(const char *prefix, const char *fmt, va_list ap) {
     char line[2048];
     int n = snprintf(line, sizeof line, "%s", prefix);
-    int m = vsnprintf(line + n, sizeof line - (size_t)n - 1, fmt, ap);
-    size_t len = (size_t)n + (m < 0 ? 0 : (size_t)m);
-    if (len > sizeof line - 2)
-        len = sizeof line - 2;
+    vsnprintf(line + n, sizeof line - (size_t)n - 1, fmt, ap);
+    qep_text_printable(line);
+    size_t len = strlen(line);
     line[len++] = '\n';
     ssize_t ignored = write(STDERR_FILENO, line, len);
     (void)ignored;

@@ -12,7 +12,8 @@ void qep_log_set_level(enum qep_log_level level);
 enum qep_log_level qep_log_get_level(void);
 
 /* A line of information (shown unless --quiet), of detail (shown with --verbose), and an error line
- * `qwen-ep: ...` (always shown). printf form, no line end. Information comes from rank 0 only. */
+ * `qwen-ep: ...` (always shown). printf form, no line end;
+ * what a terminal would obey becomes '?'. Information comes from rank 0 only. */
 __attribute__((format(printf, 1, 2))) void qep_info(const char *fmt, ...);
 __attribute__((format(printf, 1, 2))) void qep_detail(const char *fmt, ...);
 __attribute__((format(printf, 1, 2))) void qep_error_line(const char *fmt, ...);

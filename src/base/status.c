@@ -1,7 +1,10 @@
 #include "base/status.h"
 
+#include "base/printable.h"
+
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 static _Thread_local char last_error[QEP_ERROR_MAX];
 
@@ -12,12 +15,10 @@ enum qep_status qep_fail(enum qep_status st, const char *fmt, ...) {
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    size_t i = 0;
-    for (; text[i] != '\0'; i++) {
-        unsigned char c = (unsigned char)text[i];
-        last_error[i] = (c < 0x20 || c == 0x7f) ? ' ' : text[i];
-    }
-    last_error[i] = '\0';
+    for (char *p = text; (p = strpbrk(p, "\n\r\t")) != NULL;)
+        *p = ' ';
+    qep_text_printable(text);
+    memcpy(last_error, text, strlen(text) + 1);
     return st;
 }
 

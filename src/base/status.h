@@ -26,8 +26,8 @@ enum qep_status { QEP_STATUS_LIST(QEP_STATUS_ENUM) };
 
 #define QEP_ERROR_MAX 1024 /* bytes of a message, the final NUL included */
 
-/* Stores a one-line message for this thread (printf form; line ends become spaces) and returns st.
- */
+/* Stores a one-line message for this thread (printf form; line ends become spaces, what a
+ * terminal would obey becomes '?', see base/printable.h) and returns st. */
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif

@@ -161,8 +161,7 @@ static void identify(struct qep_checkpoint *ckpt) {
 
 static enum qep_status open_parts(struct qep_checkpoint *ckpt) {
     char *path = NULL;
-    if (!qep_path_is_dir(ckpt->dir))
-        return qep_fail(QEP_ERR_NOINPUT, "%s: no such directory", ckpt->dir);
+    QEP_TRY(qep_path_check_dir(ckpt->dir));
     QEP_TRY(qep_path_join(ckpt->dir, "config.json", &path));
     enum qep_status st = qep_config_read(path, &ckpt->config);
     free(path);

@@ -2,7 +2,6 @@
 
 #include "base/json.h"
 #include "base/mem.h"
-#include "checkpoint/config.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,7 +42,7 @@ static enum qep_status add(struct qep_hf_writer *w, const char *prefix, const ch
 /* Text-only configs go with text-only names. */
 static enum qep_status choose_prefix(const struct qep_hf_writer *w, const char **prefix) {
     cJSON *root = NULL;
-    QEP_TRY(qep_json_read(w->options.config_path, QEP_CONFIG_MAX_BYTES, &root));
+    QEP_TRY(qep_json_parse(w->options.config_text, w->options.config_len, "config.json", &root));
     *prefix = qep_json_get(root, "text_config") != NULL ? "model.language_model." : "model.";
     cJSON_Delete(root);
     return QEP_OK;

@@ -3,7 +3,6 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/team.h"
-#include "checkpoint/config.h"
 #include "checkpoint/hf_plan.h"
 
 #include <dirent.h>
@@ -232,13 +231,10 @@ static enum qep_status write_index(const struct qep_hf_writer *w) {
 }
 
 enum qep_status qep_hf_finish(struct qep_hf_writer *writer) {
-    char *text = NULL, *path = NULL;
-    size_t len = 0;
-    QEP_TRY(qep_file_read(writer->options.config_path, QEP_CONFIG_MAX_BYTES, &text, &len));
-    enum qep_status st = qep_path_join(writer->options.dir, "config.json", &path);
-    if (st == QEP_OK)
-        st = qep_file_write_atomic(path, text, len);
+    char *path = NULL;
+    QEP_TRY(qep_path_join(writer->options.dir, "config.json", &path));
+    enum qep_status st =
+        qep_file_write_atomic(path, writer->options.config_text, writer->options.config_len);
     free(path);
-    free(text);
     return st == QEP_OK ? write_index(writer) : st;
 }

@@ -14,7 +14,8 @@
 /* All pointers are borrowed and outlive the writer. */
 struct qep_hf_options {
     const char *dir;
-    const char *config_path; /* copied as it is */
+    const char *config_text; /* becomes config.json as it is */
+    size_t config_len;
     const struct qep_model_config *config;
     const struct qep_inventory *inventory;
     struct qep_row_source source;

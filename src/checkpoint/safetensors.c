@@ -198,16 +198,12 @@ static enum qep_status fill(const cJSON *root, uint64_t data_bytes, const char *
 enum qep_status qep_st_header_parse(const char *json, size_t len, uint64_t data_bytes,
                                     const char *where, struct qep_st_header *out) {
     cJSON *root = NULL;
-    enum qep_status st = QEP_OK;
     *out = (struct qep_st_header){0};
     if (len == 0 || json[0] != '{')
         return qep_fail(QEP_ERR_DATA, "%s: not a safetensors header: expected '{' at byte 8",
                         where);
     QEP_TRY(qep_json_parse(json, len, where, &root));
-    if (cJSON_IsObject(root))
-        st = fill(root, data_bytes, where, out);
-    else
-        st = qep_fail(QEP_ERR_DATA, "%s: the safetensors header is not an object", where);
+    enum qep_status st = fill(root, data_bytes, where, out);
     cJSON_Delete(root);
     if (st != QEP_OK)
         qep_st_header_free(out);

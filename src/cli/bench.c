@@ -3,6 +3,7 @@
 #include "cli/command.h"
 
 #include "cli/bench_internal.h"
+#include "cli/inputs.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -35,14 +36,33 @@ static int64_t largest(const struct bench_list *l) {
 static enum qep_status check_model(const struct bench *b) {
     const struct qep_engine_options *e = &b->common.engine;
     bool random = b->weights != NULL;
-    if (random != (e->random.config != NULL))
+    if (random != (b->config != NULL))
         return qep_fail(QEP_ERR_USAGE, "--config FILE and --weights random go together");
     if (random == (e->model != NULL))
         return qep_fail(QEP_ERR_USAGE, random ? "--weights random: --model DIR is one too many"
                                               : "--model DIR is missing");
-    if (!random && e->random.num_layers != 0)
+    if (!random && b->num_layers != 0)
         return qep_fail(QEP_ERR_USAGE, "--layers goes with --weights random");
     return QEP_OK;
+}
+
+/* Once a process, however many ranks it plays: a file may be a pipe. */
+static enum qep_status read_random(struct qep_comm *comm, struct bench *b) {
+    struct qep_model_config *config = &b->random_config;
+    char *text = NULL;
+    size_t len = 0;
+    if (b->config == NULL)
+        return QEP_OK;
+    enum qep_status st = qep_input_config(comm, b->config, &text, &len, config);
+    free(text);
+    QEP_TRY(st);
+    if (b->num_layers > config->num_hidden_layers)
+        return qep_fail(QEP_ERR_USAGE, "--layers %lld: %s has %d", (long long)b->num_layers,
+                        b->config, (int)config->num_hidden_layers);
+    if (b->num_layers > 0)
+        config->num_hidden_layers = (int32_t)b->num_layers;
+    b->common.engine.random = (struct qep_random_model){config, &b->random_recipe};
+    return qep_input_recipe(comm, b->recipe, &b->random_recipe);
 }
 
 static enum qep_status check(struct bench *b) {
@@ -150,18 +170,18 @@ enum qep_status qep_cmd_bench(struct qep_job *job, int argc, char **argv) {
                       .depths = "0",
                       .batches = "1",
                       .format = "md",
+                      .recipe = "q4",
                       .num_new = 128,
                       .repeats = 5};
     struct qep_option shared[QEP_NUM_COMMON_OPTIONS];
-    struct qep_random_model *random = &b.common.engine.random;
     const struct qep_option own[] = {
-        {"config", 0, QEP_OPTION_STRING, &random->config, "FILE",
+        {"config", 0, QEP_OPTION_STRING, &b.config, "FILE",
          "config.json of a model without files (see configs/)", 0, 0, NULL, NULL},
         {"weights", 0, QEP_OPTION_CHOICE, &b.weights, NULL, "random: made up while loading", 0, 0,
          "random", NULL},
-        {"recipe", 0, QEP_OPTION_STRING, &random->recipe, "R",
+        {"recipe", 0, QEP_OPTION_STRING, &b.recipe, "R",
          "with --weights random: see convert (default q4)", 0, 0, NULL, NULL},
-        {"layers", 0, QEP_OPTION_INT, &random->num_layers, "N",
+        {"layers", 0, QEP_OPTION_INT, &b.num_layers, "N",
          "with --weights random: the first N layers only", 1, QEP_MAX_LAYERS, NULL, NULL},
         {"n-prompt", 'p', QEP_OPTION_STRING, &b.prompts, "LIST",
          "prompt lengths to prefill (default 512)", 0, 0, NULL, NULL},
@@ -189,9 +209,13 @@ enum qep_status qep_cmd_bench(struct qep_job *job, int argc, char **argv) {
         return QEP_OK;
     }
     QEP_TRY(qep_comm_agree(job->comm, check(&b)));
-    QEP_TRY(qep_comm_agree(job->comm, job->comm->rank == 0 ? open_launches(&b) : QEP_OK));
-    enum qep_status st = qep_common_launch(job->comm, &b.common, bench_rank, &b);
+    QEP_TRY(qep_comm_agree(job->comm, read_random(job->comm, &b)));
+    enum qep_status st = job->comm->rank == 0 ? open_launches(&b) : QEP_OK;
+    st = qep_comm_agree(job->comm, st);
+    if (st == QEP_OK)
+        st = qep_common_launch(job->comm, &b.common, bench_rank, &b);
     if (b.launches != NULL && fclose(b.launches) != 0 && st == QEP_OK)
         st = qep_fail(QEP_ERR_IO, "%s: %s", b.launch_times, strerror(errno));
+    qep_recipe_free(&b.random_recipe);
     return st;
 }

@@ -3,6 +3,7 @@
 #define QEP_CLI_BENCH_INTERNAL_H
 
 #include "cli/common.h"
+#include "quant/recipe.h"
 
 #include <stdio.h>
 
@@ -17,6 +18,10 @@ struct bench {
     struct qep_common common;
     const char *prompts, *depths, *batches, *format, *weights;
     const char *launch_times; /* FILE, or NULL */
+    const char *config, *recipe;
+    int64_t num_layers;
+    struct qep_model_config random_config; /* what the three before say */
+    struct qep_recipe random_recipe;
     int64_t num_new, repeats;
     struct bench_list prompt_list, depth_list, batch_list;
     struct qep_engine *engine;

@@ -15,7 +15,22 @@ void bench_statistics(const double *rates, int64_t n, struct bench_result *r) {
     r->sd = n > 1 ? sqrt(squares / (double)(n - 1)) : 0;
 }
 
+/* `text` in quotes, those inside it marked by `escape`: '\\' for JSON, '"' for CSV. The text has no
+ * control characters. Cut where `out` ends. */
+static const char *quote(const char *text, char escape, char *out, size_t out_bytes) {
+    size_t n = 0;
+    out[n++] = '"';
+    for (; *text != '\0' && n + 4 < out_bytes; text++) {
+        if (*text == '"' || *text == escape)
+            out[n++] = escape;
+        out[n++] = *text;
+    }
+    memcpy(out + n, "\"", 2);
+    return out;
+}
+
 void bench_print(struct bench *b, const struct bench_result *r) {
+    char recipe[2 * QEP_RECIPE_NAME_MAX + 4];
     const struct qep_engine_facts *f = qep_engine_get_facts(b->engine);
     int ranks = qep_engine_comm(b->engine)->num_ranks;
     bool first = b->rows_printed++ == 0;
@@ -30,19 +45,22 @@ void bench_print(struct bench *b, const struct bench_result *r) {
         if (first)
             puts("recipe,backend,isa,activations,transport,attention,ranks,threads,test,batch,"
                  "depth,tok_s,sd,repeats");
-        printf("%s,%s,%s,%s,%s,%s,%d,%d,%s,%lld,%lld,%.4f,%.4f,%lld\n", f->recipe, f->backend,
-               f->isa, f->activations, f->transport, f->attention, ranks, f->num_threads, r->test,
-               (long long)r->batch, (long long)r->depth, r->mean, r->sd, (long long)b->repeats);
+        printf("%s,%s,%s,%s,%s,%s,%d,%d,%s,%lld,%lld,%.4f,%.4f,%lld\n",
+               strpbrk(f->recipe, "\",") == NULL ? f->recipe
+                                                 : quote(f->recipe, '"', recipe, sizeof recipe),
+               f->backend, f->isa, f->activations, f->transport, f->attention, ranks,
+               f->num_threads, r->test, (long long)r->batch, (long long)r->depth, r->mean, r->sd,
+               (long long)b->repeats);
     } else {
         printf(
-            "{\"recipe\": \"%s\", \"backend\": \"%s\", \"isa\": \"%s\", \"activations\": \"%s\", "
+            "{\"recipe\": %s, \"backend\": \"%s\", \"isa\": \"%s\", \"activations\": \"%s\", "
             "\"transport\": \"%s\", \"attention\": \"%s\", \"ranks\": %d, \"threads\": %d, "
             "\"test\": \"%s\", "
             "\"batch\": %lld, \"depth\": %lld, \"tok_s\": %.4f, \"sd\": %.4f, \"repeats\": %lld, "
             "\"load_s\": %.4f, \"load_gb_s\": %.4f, \"step_bytes\": %.0f}\n",
-            f->recipe, f->backend, f->isa, f->activations, f->transport, f->attention, ranks,
-            f->num_threads, r->test, (long long)r->batch, (long long)r->depth, r->mean, r->sd,
-            (long long)b->repeats, f->load_s,
+            quote(f->recipe, '\\', recipe, sizeof recipe), f->backend, f->isa, f->activations,
+            f->transport, f->attention, ranks, f->num_threads, r->test, (long long)r->batch,
+            (long long)r->depth, r->mean, r->sd, (long long)b->repeats, f->load_s,
             f->load_s > 0 ? 1e-9 * (double)f->tensor_bytes / f->load_s : 0.0,
             r->decode ? qep_engine_step_bytes(b->engine, r->batch, r->depth) : 0.0);
     }

@@ -17,6 +17,8 @@ static const struct command commands[] = {
     {"convert", "Hugging Face directory -> compressed shard directory", qep_cmd_convert, false},
     {"synth", "random weights of any size, for tests and benchmarks", qep_cmd_synth, false},
     {"inspect", "what is in a shard directory, per file and per rank", qep_cmd_inspect, false},
+    {"reseal", "accept changed side files (template, tokenizer) of a shard directory",
+     qep_cmd_reseal, false},
     {"tokenize", "text <-> ids, chat templates", qep_cmd_tokenize, false},
     {"bench", "prefill and decode speed", qep_cmd_bench, true},
 };

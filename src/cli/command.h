@@ -15,6 +15,7 @@ enum qep_status qep_cmd_run(struct qep_job *job, int argc, char **argv);
 enum qep_status qep_cmd_convert(struct qep_job *job, int argc, char **argv);
 enum qep_status qep_cmd_synth(struct qep_job *job, int argc, char **argv);
 enum qep_status qep_cmd_inspect(struct qep_job *job, int argc, char **argv);
+enum qep_status qep_cmd_reseal(struct qep_job *job, int argc, char **argv);
 enum qep_status qep_cmd_tokenize(struct qep_job *job, int argc, char **argv);
 enum qep_status qep_cmd_bench(struct qep_job *job, int argc, char **argv);
 

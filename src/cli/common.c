@@ -2,6 +2,7 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "dist/comm_input.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -96,12 +97,15 @@ static enum qep_status push_item(struct arg_list *list, const char *path, const 
                     item->string);
 }
 
-static enum qep_status read_config_file(const char *path, struct arg_list *list) {
+static enum qep_status read_config_file(struct qep_comm *comm, const char *path,
+                                        struct arg_list *list) {
     cJSON *tree = NULL;
-    enum qep_status st = qep_json_read(path, 1 << 20, &tree);
+    char *text = NULL;
+    size_t len = 0;
     const cJSON *item = NULL;
-    if (st == QEP_OK && !cJSON_IsObject(tree))
-        st = qep_fail(QEP_ERR_DATA, "%s: expected a JSON object of options", path);
+    QEP_TRY(qep_comm_input(comm, path, 1 << 20, &text, &len));
+    enum qep_status st = qep_json_parse(text, len, path, &tree);
+    free(text);
     if (st == QEP_OK)
         cJSON_ArrayForEach (item, tree)
             if (st == QEP_OK)
@@ -120,7 +124,8 @@ static const char *find_config_file(int argc, char **argv) {
     return NULL;
 }
 
-static enum qep_status parse(const struct qep_option_table *tables, int argc, char **argv) {
+static enum qep_status parse(struct qep_comm *comm, const struct qep_option_table *tables, int argc,
+                             char **argv) {
     static struct arg_list list; /* as long as the process: parsed options point into it */
     list.count = 0;
     const char *path = find_config_file(argc, argv);
@@ -135,7 +140,7 @@ static enum qep_status parse(const struct qep_option_table *tables, int argc, ch
         return QEP_OK;
     }
     QEP_TRY(push(&list, "%s%s", argv[0], ""));
-    QEP_TRY(read_config_file(path, &list));
+    QEP_TRY(read_config_file(comm, path, &list));
     for (int i = 1; i < argc; i++)
         QEP_TRY(push(&list, "%s%s", argv[i], ""));
     QEP_TRY(qep_options_parse(tables, 2, (int)list.count, list.items, &first));
@@ -148,7 +153,7 @@ enum qep_status qep_common_parse(struct qep_comm *comm, struct qep_common *commo
                                  const struct qep_option_table *own,
                                  const struct qep_option_table *shared, int argc, char **argv) {
     const struct qep_option_table tables[2] = {*own, *shared};
-    QEP_TRY(qep_comm_agree(comm, parse(tables, argc, argv)));
+    QEP_TRY(qep_comm_agree(comm, parse(comm, tables, argc, argv)));
     const char *t = common->transport;
     common->engine.device_transport = strcmp(t, "auto") == 0 || strcmp(t, "self") == 0 ? "auto"
                                       : strcmp(t, "nccl") == 0                         ? "nccl"

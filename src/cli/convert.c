@@ -3,7 +3,9 @@
 #include "checkpoint/checkpoint.h"
 #include "cli/build_cli.h"
 #include "cli/command.h"
+#include "cli/inputs.h"
 #include "cli/options.h"
+#include "shard/side_files.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -109,10 +111,12 @@ static enum qep_status refuse_same_dir(const char *from, const char *to) {
     return QEP_OK;
 }
 
-static enum qep_status open_inputs(const struct convert_args *a, struct qep_recipe *recipe,
-                                   struct qep_checkpoint **ckpt) {
+/* What is collective comes first. */
+static enum qep_status open_inputs(struct qep_comm *comm, const struct convert_args *a,
+                                   struct qep_recipe *recipe, struct qep_checkpoint **ckpt) {
+    QEP_TRY(qep_input_recipe(comm, a->recipe, recipe));
     QEP_TRY(refuse_same_dir(a->from, a->to));
-    QEP_TRY(qep_recipe_load(a->recipe, recipe));
+    QEP_TRY(qep_side_files_check_kinds(a->from)); /* they are copied last */
     if (a->group_size != 0)
         recipe->group_size = (int32_t)a->group_size;
     return qep_checkpoint_open(a->from, ckpt);
@@ -131,7 +135,7 @@ static enum qep_status convert(struct qep_job *job, const struct convert_args *a
         .force = a->force,
         .allow_nan = a->allow_nan,
     };
-    enum qep_status st = open_inputs(a, &recipe, &ckpt);
+    enum qep_status st = open_inputs(job->comm, a, &recipe, &ckpt);
     if (st == QEP_OK) {
         options.config = qep_checkpoint_config(ckpt);
         options.inventory = qep_checkpoint_inventory(ckpt);

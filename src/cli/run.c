@@ -9,6 +9,7 @@
 #include "dist/drain.h"
 #include "engine/generate.h"
 #include "engine/generation_config.h"
+#include "shard/verify.h"
 #include "text/detokenizer.h"
 
 #include <errno.h>
@@ -90,6 +91,7 @@ static enum qep_status prepare(struct coordinator *c) {
     if (st != QEP_OK)
         return st;
     const struct qep_model_config *config = qep_shard_dir_config(dir);
+    QEP_TRY_GOTO(st, done, qep_shard_verify_side_files(dir));
     QEP_TRY_GOTO(
         st, done,
         qep_text_open(o->common.engine.model, o->template_as, config->vocab_size, &c->text));

@@ -103,7 +103,7 @@ enum qep_status qep_run_prompt(const struct qep_run_options *o, const struct qep
     if (o->prompt != NULL)
         return encode_user_text(o, text, o->prompt, strlen(o->prompt), ids);
     const char *path = o->prompt_file != NULL ? o->prompt_file : o->chat;
-    QEP_TRY(qep_file_read(path, MAX_PROMPT_BYTES, &data, &len));
+    QEP_TRY(qep_input_read(path, MAX_PROMPT_BYTES, &data, &len));
     enum qep_status st = qep_text_need_tokenizer(text);
     if (st == QEP_OK)
         st = o->chat != NULL ? encode_messages(data, len, path, o, text, ids)

@@ -1,12 +1,11 @@
 /* qwen-ep synth: random weights for a config, as a Hugging Face directory or a shard directory. */
 #include "base/clock.h"
-#include "base/file.h"
 #include "base/log.h"
-#include "checkpoint/config.h"
 #include "checkpoint/hf_writer.h"
 #include "checkpoint/random_source.h"
 #include "cli/build_cli.h"
 #include "cli/command.h"
+#include "cli/inputs.h"
 #include "cli/options.h"
 
 #include <stdio.h>
@@ -91,7 +90,8 @@ static enum qep_status parse(int argc, char **argv, int rank, struct synth_args 
 
 struct synth {
     const struct synth_args *args;
-    char *config_text; /* of the config file, which may be a pipe: it is read once */
+    char *config_text; /* copied into what is made; the file may be a pipe, read once */
+    size_t config_len;
     struct qep_model_config config;
     struct qep_inventory inventory;
     struct qep_random_source *random;
@@ -99,13 +99,12 @@ struct synth {
     int num_threads;
 };
 
-static enum qep_status open_inputs(struct synth *s) {
-    size_t len = 0;
-    QEP_TRY(qep_file_read(s->args->config, QEP_CONFIG_MAX_BYTES, &s->config_text, &len));
-    QEP_TRY(qep_config_parse(s->config_text, len, s->args->config, &s->config));
-    QEP_TRY(qep_inventory_create(&s->config, &s->inventory));
+/* What is collective comes first. */
+static enum qep_status open_inputs(struct qep_comm *comm, struct synth *s) {
+    QEP_TRY(qep_input_config(comm, s->args->config, &s->config_text, &s->config_len, &s->config));
     if (s->args->recipe != NULL)
-        QEP_TRY(qep_recipe_load(s->args->recipe, &s->recipe));
+        QEP_TRY(qep_input_recipe(comm, s->args->recipe, &s->recipe));
+    QEP_TRY(qep_inventory_create(&s->config, &s->inventory));
     return qep_random_source_create(&s->config, &s->inventory, (uint64_t)s->args->seed, &s->random);
 }
 
@@ -116,6 +115,7 @@ static enum qep_status make_shards(struct qep_job *job, struct synth *s, enum qe
                                         .source_identity = (uint64_t)s->args->seed,
                                         .recipe = &s->recipe,
                                         .config_text = s->config_text,
+                                        .config_len = s->config_len,
                                         .num_shards = (int32_t)s->args->shards,
                                         .num_threads = s->num_threads,
                                         .force = s->args->force};
@@ -144,7 +144,8 @@ static enum qep_status make_checkpoint(struct qep_job *job, struct synth *s, enu
     struct qep_hf_writer *writer = NULL;
     double begin_s = qep_now_s();
     struct qep_hf_options options = {.dir = s->args->out,
-                                     .config_path = s->args->config,
+                                     .config_text = s->config_text,
+                                     .config_len = s->config_len,
                                      .config = &s->config,
                                      .inventory = &s->inventory,
                                      .num_threads = s->num_threads,
@@ -175,7 +176,7 @@ enum qep_status qep_cmd_synth(struct qep_job *job, int argc, char **argv) {
         return QEP_OK;
     struct synth s = {.args = &args,
                       .num_threads = args.jobs > 0 ? (int)args.jobs : qep_default_jobs(job->comm)};
-    enum qep_status st = open_inputs(&s);
+    enum qep_status st = open_inputs(job->comm, &s);
     st = args.recipe != NULL ? make_shards(job, &s, st) : make_checkpoint(job, &s, st);
     qep_random_source_destroy(s.random);
     qep_recipe_free(&s.recipe);

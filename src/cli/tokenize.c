@@ -2,6 +2,7 @@
 #include "base/file.h"
 #include "cli/command.h"
 #include "cli/options.h"
+#include "shard/side_files.h"
 #include "text/text.h"
 
 #include <errno.h>
@@ -149,7 +150,7 @@ static enum qep_status encode_file(struct tokenize *t) {
     const char *path = strcmp(t->text_file, "-") == 0 ? "/dev/stdin" : t->text_file;
     char *data = NULL;
     size_t len = 0;
-    QEP_TRY(qep_file_read(path, MAX_TEXT_BYTES, &data, &len));
+    QEP_TRY(qep_input_read(path, MAX_TEXT_BYTES, &data, &len));
     enum qep_status st = encode_text(t, data, len);
     free(data);
     return st;
@@ -189,7 +190,7 @@ static enum qep_status encode_chat(struct tokenize *t) {
     const struct qep_value *root = NULL;
     char *data = NULL;
     size_t len = 0;
-    QEP_TRY(qep_file_read(t->chat, MAX_TEXT_BYTES, &data, &len));
+    QEP_TRY(qep_input_read(t->chat, MAX_TEXT_BYTES, &data, &len));
     enum qep_status st = qep_value_parse(data, len, t->chat, &doc, &root);
     if (st == QEP_OK) {
         st = answer_chat(t, root, false, &t->line);
@@ -295,8 +296,8 @@ static enum qep_status decode_ids(struct tokenize *t) {
 static enum qep_status open_text(struct tokenize *t) {
     if (t->model == NULL)
         return qep_text_open_files(t->tokenizer, t->template_file, t->template_as, 0, &t->opened);
-    if (!qep_path_is_dir(t->model))
-        return qep_fail(QEP_ERR_NOINPUT, "%s: no such directory", t->model);
+    QEP_TRY(qep_path_check_dir(t->model));
+    QEP_TRY(qep_side_files_verify_dir(t->model));
     return qep_text_open(t->model, t->template_as, 0, &t->opened);
 }
 

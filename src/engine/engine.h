@@ -7,11 +7,10 @@
 #include "dist/cpus.h"
 #include "model/model.h"
 
-/* A model that needs no files: for measurements. */
+/* A model that needs no files: for measurements. Borrowed while the engine starts. */
 struct qep_random_model {
-    const char *config; /* config.json; NULL: there is a directory */
-    const char *recipe; /* as `convert` takes it */
-    int64_t num_layers; /* the first of the config's; 0: all */
+    const struct qep_model_config *config; /* NULL: there is a directory */
+    const struct qep_recipe *recipe;
 };
 
 struct qep_engine_options {
@@ -35,7 +34,7 @@ struct qep_engine_options {
 
 #define QEP_ENGINE_OPTIONS_DEFAULT                                                                 \
     {                                                                                              \
-        NULL, "auto", "auto", "auto", "auto", "auto", "auto", 0, 0, 1, 512, 60.0, {NULL, "q4", 0}, \
+        NULL, "auto", "auto", "auto", "auto", "auto", "auto", 0, 0, 1, 512, 60.0, {NULL, NULL},    \
             "auto", "on"                                                                           \
     }
 

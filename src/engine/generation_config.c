@@ -44,23 +44,39 @@ static enum qep_status read_sampling(const cJSON *tree, const char *path, struct
     return QEP_OK;
 }
 
-enum qep_status qep_generation_config_read(const char *dir, const struct qep_model_config *config,
-                                           struct qep_generation_config *out) {
-    char *path = NULL;
-    cJSON *tree = NULL;
-    enum qep_status st = QEP_OK;
+static void set_defaults(const struct qep_model_config *config, struct qep_generation_config *out) {
     *out = (struct qep_generation_config){.sampling = QEP_SAMPLING_DEFAULT,
                                           .num_eos = config->num_eos};
     out->sampling.greedy = true;
     memcpy(out->eos_token_id, config->eos_token_id, sizeof out->eos_token_id);
+}
+
+enum qep_status qep_generation_config_parse(const char *text, size_t len, const char *where,
+                                            const struct qep_model_config *config,
+                                            struct qep_generation_config *out) {
+    cJSON *tree = NULL;
+    set_defaults(config, out);
+    QEP_TRY(qep_json_parse(text, len, where, &tree));
+    enum qep_status st = read_sampling(tree, where, &out->sampling);
+    if (st == QEP_OK)
+        st = read_eos(tree, where, config->vocab_size, out);
+    cJSON_Delete(tree);
+    return st;
+}
+
+enum qep_status qep_generation_config_read(const char *dir, const struct qep_model_config *config,
+                                           struct qep_generation_config *out) {
+    char *path = NULL, *text = NULL;
+    size_t len = 0;
+    enum qep_status st = QEP_OK;
+    set_defaults(config, out);
     QEP_TRY(qep_path_join(dir, "generation_config.json", &path));
     if (!qep_path_exists(path))
         goto done;
-    QEP_TRY_GOTO(st, done, qep_json_read(path, 1 << 20, &tree));
-    QEP_TRY_GOTO(st, done, read_sampling(tree, path, &out->sampling));
-    st = read_eos(tree, path, config->vocab_size, out);
+    QEP_TRY_GOTO(st, done, qep_file_read(path, QEP_GENERATION_CONFIG_MAX_BYTES, &text, &len));
+    st = qep_generation_config_parse(text, len, path, config, out);
 done:
-    cJSON_Delete(tree);
+    free(text);
     free(path);
     return st;
 }

@@ -5,6 +5,8 @@
 #include "engine/sampler.h"
 #include "model/config.h"
 
+enum { QEP_GENERATION_CONFIG_MAX_BYTES = 1 << 20 };
+
 struct qep_generation_config {
     struct qep_sampling sampling; /* greedy unless the file says do_sample */
     int32_t eos_token_id[QEP_MAX_EOS];
@@ -15,5 +17,10 @@ struct qep_generation_config {
  * QEP_ERR_DATA names file and key of a malformed one. */
 enum qep_status qep_generation_config_read(const char *dir, const struct qep_model_config *config,
                                            struct qep_generation_config *out);
+
+/* The same from text[0..len); `where` is the name in messages. */
+enum qep_status qep_generation_config_parse(const char *text, size_t len, const char *where,
+                                            const struct qep_model_config *config,
+                                            struct qep_generation_config *out);
 
 #endif

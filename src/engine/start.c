@@ -3,7 +3,6 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
-#include "checkpoint/config.h"
 #include "shard/random.h"
 
 #include <stdio.h>
@@ -134,24 +133,10 @@ static enum qep_status load_model(struct qep_engine *e) {
     return st;
 }
 
-static enum qep_status open_random(const struct qep_random_model *r, struct qep_shard_dir **dir) {
-    struct qep_model_config config;
-    struct qep_recipe recipe = {0};
-    QEP_TRY(qep_config_read(r->config, &config));
-    if (r->num_layers > config.num_hidden_layers)
-        return qep_fail(QEP_ERR_USAGE, "--layers %lld: %s has %d", (long long)r->num_layers,
-                        r->config, config.num_hidden_layers);
-    if (r->num_layers > 0)
-        config.num_hidden_layers = (int32_t)r->num_layers;
-    QEP_TRY(qep_recipe_load(r->recipe, &recipe));
-    enum qep_status st = qep_shard_dir_random(&config, &recipe, 0, dir);
-    qep_recipe_free(&recipe);
-    return st;
-}
-
 static enum qep_status open_model(struct qep_engine *e) {
-    return e->options.random.config != NULL ? open_random(&e->options.random, &e->dir)
-                                            : qep_shard_dir_open(e->options.model, &e->dir);
+    const struct qep_random_model *r = &e->options.random;
+    return r->config != NULL ? qep_shard_dir_random(r->config, r->recipe, 0, &e->dir)
+                             : qep_shard_dir_open(e->options.model, &e->dir);
 }
 
 enum qep_status engine_start(struct qep_engine *e) {

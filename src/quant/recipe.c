@@ -1,15 +1,15 @@
 #include "quant/recipe.h"
 
-#include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/printable.h"
 #include "quant/recipes_builtin.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_RECIPE_BYTES = 1 << 20, MAX_RULES = 4096 };
+enum { MAX_RULES = 4096 };
 
 /* Greedy with one point to return to: linear for patterns people write, never exponential. */
 bool qep_glob_match(const char *pattern, const char *text) {
@@ -72,18 +72,23 @@ static enum qep_status check_keys(const cJSON *root, const char *where) {
     return QEP_OK;
 }
 
+enum qep_status qep_recipe_check_name(const char *name, const char *where) {
+    if (*name == '\0' || strlen(name) >= QEP_RECIPE_NAME_MAX || !qep_text_is_printable(name))
+        return qep_fail(QEP_ERR_DATA,
+                        "%s: recipe \"name\": expected 1 to %d bytes of text without control "
+                        "characters, found \"%.60s\"",
+                        where, QEP_RECIPE_NAME_MAX - 1, name);
+    return QEP_OK;
+}
+
 static enum qep_status parse_tree(const cJSON *root, const char *where, struct qep_recipe *out) {
     const char *name = NULL;
     const cJSON *rules = qep_json_get(root, "rules"), *item = NULL;
     int64_t group_size = 32;
     void *mem = NULL;
-    if (!cJSON_IsObject(root))
-        return qep_fail(QEP_ERR_DATA, "%s: expected a JSON object", where);
     QEP_TRY(check_keys(root, where));
     QEP_TRY(qep_json_string(root, "name", where, &name));
-    if (*name == '\0' || strlen(name) >= sizeof out->name)
-        return qep_fail(QEP_ERR_DATA, "%s: \"name\": expected 1 to %zu characters", where,
-                        sizeof out->name - 1);
+    QEP_TRY(qep_recipe_check_name(name, where));
     snprintf(out->name, sizeof out->name, "%s", name);
     QEP_TRY(qep_json_int_opt(root, "group_size", where, 1, 1024, &group_size));
     if (group_size != 32 && group_size != 64 && group_size != 128)
@@ -114,25 +119,19 @@ enum qep_status qep_recipe_parse(const char *text, size_t len, const char *where
     return st;
 }
 
-enum qep_status qep_recipe_load(const char *name_or_path, struct qep_recipe *out) {
-    size_t n = strlen(name_or_path);
-    char *text = NULL;
-    size_t len = 0;
+bool qep_recipe_is_path(const char *name) {
+    size_t n = strlen(name);
+    return strchr(name, '/') != NULL || (n > 5 && strcmp(name + n - 5, ".json") == 0);
+}
+
+enum qep_status qep_recipe_builtin(const char *name, struct qep_recipe *out) {
     *out = (struct qep_recipe){0};
     for (size_t i = 0; i < sizeof qep_builtin_recipes / sizeof *qep_builtin_recipes; i++)
-        if (strcmp(name_or_path, qep_builtin_recipes[i].name) == 0)
-            return qep_recipe_parse(qep_builtin_recipes[i].text, qep_builtin_recipes[i].len,
-                                    name_or_path, out);
-    bool is_path =
-        strchr(name_or_path, '/') != NULL || (n > 5 && strcmp(name_or_path + n - 5, ".json") == 0);
-    if (!is_path)
-        return qep_fail(QEP_ERR_USAGE,
-                        "--recipe: expected bf16, q8, q4, q4-all or a .json file, found '%.80s'",
-                        name_or_path);
-    QEP_TRY(qep_file_read(name_or_path, MAX_RECIPE_BYTES, &text, &len));
-    enum qep_status st = qep_recipe_parse(text, len, name_or_path, out);
-    free(text);
-    return st;
+        if (strcmp(name, qep_builtin_recipes[i].name) == 0)
+            return qep_recipe_parse(qep_builtin_recipes[i].text, qep_builtin_recipes[i].len, name,
+                                    out);
+    return qep_fail(QEP_ERR_USAGE,
+                    "--recipe: expected bf16, q8, q4, q4-all or a .json file, found '%.80s'", name);
 }
 
 void qep_recipe_free(struct qep_recipe *recipe) {

@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { QEP_RECIPE_NAME_MAX = 32, QEP_RECIPE_MATCH_MAX = 128 };
+enum { QEP_RECIPE_NAME_MAX = 32, QEP_RECIPE_MATCH_MAX = 128, QEP_RECIPE_MAX_BYTES = 1 << 20 };
 
 enum qep_recipe_type {
     QEP_RECIPE_KEEP, /* bf16 stays bf16, all else becomes f32: nothing is lost */
@@ -32,12 +32,20 @@ struct qep_recipe {
     size_t num_rules;
 };
 
-/* A built-in name (bf16, q8, q4, q4-all) or the path of a recipe file (contains '/' or ends in
- * .json). QEP_ERR_USAGE: neither; QEP_ERR_NOINPUT, QEP_ERR_DATA: of the file. */
-enum qep_status qep_recipe_load(const char *name_or_path, struct qep_recipe *out);
+/* bf16, q8, q4 or q4-all; QEP_ERR_USAGE: another name. */
+enum qep_status qep_recipe_builtin(const char *name, struct qep_recipe *out);
 
+/* Whether --recipe means a file: the name contains '/' or ends in .json. */
+bool qep_recipe_is_path(const char *name);
+
+/* The text of a recipe file. */
 enum qep_status qep_recipe_parse(const char *text, size_t len, const char *where,
                                  struct qep_recipe *out);
+
+/* QEP_ERR_DATA unless it fits struct qep_recipe and can be shown on a terminal: names come from
+ * files of others. */
+enum qep_status qep_recipe_check_name(const char *name, const char *where);
+
 void qep_recipe_free(struct qep_recipe *recipe); /* zeroes it */
 
 /* What `recipe` makes of a tensor. from_bf16: the source hands out bf16 (else f32); is_matrix: only

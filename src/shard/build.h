@@ -33,6 +33,7 @@ struct qep_build_options {
     const struct qep_recipe *recipe;
     const char *side_dir;    /* side files are copied from here; may be NULL */
     const char *config_text; /* instead of side_dir/config.json; may be NULL */
+    size_t config_len;
     int32_t num_shards;
     int num_threads;
     enum qep_compress compress;

@@ -27,8 +27,10 @@ static enum qep_status read_side_file(const struct qep_build *b, const char *nam
     char *from = NULL;
     *data = NULL;
     if (is_config && o->config_text != NULL) {
-        *len = strlen(o->config_text);
-        *data = strdup(o->config_text);
+        *len = o->config_len;
+        *data = malloc(*len + 1);
+        if (*data != NULL)
+            memcpy(*data, o->config_text, *len);
         return *data != NULL ? QEP_OK : qep_fail(QEP_ERR_SYSTEM, "%s: out of memory", name);
     }
     if (o->side_dir == NULL)

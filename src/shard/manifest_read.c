@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "checkpoint/config.h"
+#include "quant/recipe.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -193,6 +194,7 @@ static enum qep_status parse_head(struct qep_manifest *m, const cJSON *root, con
                         where, QEP_MANIFEST_VERSION, (long long)version);
     QEP_TRY(qep_config_from_json(qep_json_get(root, "model"), where, &m->config));
     QEP_TRY(qep_json_string(recipe, "name", where, &name));
+    QEP_TRY(qep_recipe_check_name(name, where));
     QEP_TRY(qep_json_int(recipe, "group_size", where, 1, 1024, &group_size));
     QEP_TRY(qep_json_int(root, "num_shards", where, 1, QEP_MAX_SHARDS, &num_shards));
     if (group_size % 32 != 0)

@@ -139,8 +139,7 @@ static enum qep_status index_names(struct qep_shard_dir *dir) {
 static enum qep_status read_manifest(struct qep_shard_dir *dir) {
     char *path = NULL, *text = NULL;
     size_t len = 0;
-    if (!qep_path_is_dir(dir->path))
-        return qep_fail(QEP_ERR_NOINPUT, "%s: no such directory", dir->path);
+    QEP_TRY(qep_path_check_dir(dir->path));
     QEP_TRY(qep_path_join(dir->path, "manifest.json", &path));
     enum qep_status st =
         qep_path_exists(path)

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "shard/side_files.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -107,29 +108,6 @@ enum qep_status qep_shard_verify_file(const struct qep_shard_dir *dir, size_t fi
                        &qep_shard_dir_manifest(dir)->files[file_idx]);
 }
 
-static enum qep_status verify_side_file(const char *path, const struct qep_side_file *expected) {
-    char *data = NULL, hash[QEP_HASH_TEXT];
-    size_t len = 0;
-    if (!qep_path_exists(path))
-        return qep_fail(QEP_ERR_DATA, "%s: missing, the manifest lists it", path);
-    QEP_TRY(qep_file_read(path, QEP_MAX_SIDE_BYTES, &data, &len));
-    qep_hash_text(data, len, hash);
-    free(data);
-    if (len != expected->bytes || strcmp(hash, expected->hash) != 0)
-        return qep_fail(QEP_ERR_DATA,
-                        "%s: changed since the conversion: expected hash %s, found %s", path,
-                        expected->hash, hash);
-    return QEP_OK;
-}
-
 enum qep_status qep_shard_verify_side_files(const struct qep_shard_dir *dir) {
-    const struct qep_manifest *m = qep_shard_dir_manifest(dir);
-    enum qep_status st = QEP_OK;
-    for (int i = 0; st == QEP_OK && i < m->num_side_files; i++) {
-        char *path = NULL;
-        QEP_TRY(qep_path_join(qep_shard_dir_path(dir), m->side_files[i].name, &path));
-        st = verify_side_file(path, &m->side_files[i]);
-        free(path);
-    }
-    return st;
+    return qep_side_files_verify(qep_shard_dir_path(dir), qep_shard_dir_manifest(dir));
 }

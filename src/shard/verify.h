@@ -27,7 +27,7 @@ const struct qep_seekable *qep_shard_dir_file(const struct qep_shard_dir *dir, s
 /* Reads one file whole: its hash and every frame. */
 enum qep_status qep_shard_verify_file(const struct qep_shard_dir *dir, size_t file_idx);
 
-/* Compares the copied side files with their hashes. */
+/* Compares the side files with their hashes (see shard/side_files.h). */
 enum qep_status qep_shard_verify_side_files(const struct qep_shard_dir *dir);
 
 #endif

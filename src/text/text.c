@@ -8,10 +8,11 @@
 
 enum { MAX_TEMPLATE_BYTES = 1 << 20, MAX_CONFIG_BYTES = 16 << 20 };
 
-static enum qep_status read_template(const char *path, enum qep_chat_form *form) {
+static enum qep_status read_template(qep_read_fn *read, const char *path,
+                                     enum qep_chat_form *form) {
     char *data = NULL;
     size_t len = 0;
-    QEP_TRY(qep_file_read(path, MAX_TEMPLATE_BYTES, &data, &len));
+    QEP_TRY(read(path, MAX_TEMPLATE_BYTES, &data, &len));
     *form = qep_chat_form_of(data, len);
     free(data);
     return QEP_OK;
@@ -50,7 +51,7 @@ static enum qep_status find_template(const char *dir, struct qep_text *text) {
     enum qep_status st = QEP_OK;
     QEP_TRY(qep_path_join(dir, "chat_template.jinja", &path));
     if (qep_path_exists(path)) {
-        st = read_template(path, &text->form);
+        st = read_template(qep_file_read, path, &text->form);
     } else {
         free(path);
         QEP_TRY(qep_path_join(dir, "tokenizer_config.json", &path));
@@ -81,6 +82,16 @@ enum qep_status qep_text_open(const char *dir, const char *template_as, int64_t 
     return st;
 }
 
+static enum qep_status input_tokenizer(const char *path, int64_t vocab_size,
+                                       struct qep_tokenizer **tok) {
+    char *json = NULL;
+    size_t len = 0;
+    QEP_TRY(qep_input_read(path, QEP_TOKENIZER_MAX_BYTES, &json, &len));
+    enum qep_status st = qep_tokenizer_parse(json, len, path, vocab_size, tok);
+    free(json);
+    return st;
+}
+
 enum qep_status qep_text_open_files(const char *tokenizer_path, const char *template_path,
                                     const char *template_as, int64_t vocab_size,
                                     struct qep_text *text) {
@@ -91,9 +102,9 @@ enum qep_status qep_text_open_files(const char *tokenizer_path, const char *temp
         text->template_where = strdup(template_path);
         if (text->template_where == NULL)
             return qep_fail(QEP_ERR_SYSTEM, "%s: out of memory", template_path);
-        QEP_TRY(read_template(template_path, &text->form));
+        QEP_TRY(read_template(qep_input_read, template_path, &text->form));
     }
-    return tokenizer_path != NULL ? qep_tokenizer_load(tokenizer_path, vocab_size, &text->tok)
+    return tokenizer_path != NULL ? input_tokenizer(tokenizer_path, vocab_size, &text->tok)
                                   : QEP_OK;
 }
 

@@ -22,7 +22,8 @@ struct qep_text {
 enum qep_status qep_text_open(const char *dir, const char *template_as, int64_t vocab_size,
                               struct qep_text *text);
 
-/* The same from single files; either path may be NULL, a named file must exist. */
+/* The same from single files that the user names (see qep_input_read); either path may be NULL, a
+ * named file must exist. */
 enum qep_status qep_text_open_files(const char *tokenizer_path, const char *template_path,
                                     const char *template_as, int64_t vocab_size,
                                     struct qep_text *text);

@@ -17,6 +17,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { QEP_TOKENIZER_MAX_BYTES = 256 << 20 };
+
 struct qep_tokenizer;
 
 /* Reads `path`. vocab_size is the model's number of embedding rows: an id at or above it is

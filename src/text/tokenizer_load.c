@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_FILE_BYTES = 256 << 20 };
-
 static enum qep_status want_false(const cJSON *obj, const char *key, const char *where) {
     bool value = false;
     QEP_TRY(qep_json_bool_opt(obj, key, where, &value));
@@ -244,8 +242,6 @@ static enum qep_status load_all(struct qep_tokenizer *tok, const cJSON *root, co
                                 int64_t vocab_size) {
     const cJSON *model = qep_json_get(root, "model"), *item;
     const cJSON *added = qep_json_get(root, "added_tokens");
-    if (!cJSON_IsObject(root))
-        return qep_fail(QEP_ERR_DATA, "%s: expected a JSON object", where);
     QEP_TRY(check_model(model, where));
     QEP_TRY(load_normalizer(tok, root, where));
     QEP_TRY(load_pre_tokenizer(tok, root, where));
@@ -290,7 +286,7 @@ enum qep_status qep_tokenizer_load(const char *path, int64_t vocab_size,
     char *json = NULL;
     size_t len = 0;
     *out = NULL;
-    QEP_TRY(qep_file_read(path, MAX_FILE_BYTES, &json, &len));
+    QEP_TRY(qep_file_read(path, QEP_TOKENIZER_MAX_BYTES, &json, &len));
     enum qep_status st = qep_tokenizer_parse(json, len, path, vocab_size, out);
     free(json);
     return st;

@@ -32,8 +32,10 @@ expect config-file "$answer" "$("$exe" run --config-file "$work/options.json" 2>
 expect quiet "" "$(cat "$work/err")"
 expect threads "$answer" "$("$exe" run --model "$work/m" --prompt "$question" --transport threads --ranks 3 2>/dev/null)"
 mv "$work/m/tokenizer.json" "$work/tokenizer.json"
+expect reseal-drops "dropped tokenizer.json" "$("$exe" reseal "$work/m")"
 expect ids-only "1" "$("$exe" run --model "$work/m" --prompt-tokens 5,6,7 --max-new-tokens 3 --ignore-eos 2>/dev/null | grep -cE '^[0-9]+,[0-9]+,[0-9]+$')"
 mv "$work/tokenizer.json" "$work/m/tokenizer.json"
+expect reseal-accepts "accepted tokenizer.json" "$("$exe" reseal "$work/m")"
 sampled() {
     "$exe" run --model "$work/m" --prompt "Say" --temperature 1.5 --seed "$1" --max-new-tokens 24 --ignore-eos --quiet "${@:2}" 2>/dev/null
 }

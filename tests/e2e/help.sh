@@ -4,7 +4,7 @@
 set -u
 exe=$1
 failed=0 passed=0
-for command in "" run convert synth inspect tokenize bench; do
+for command in "" run convert synth inspect reseal tokenize bench; do
     # shellcheck disable=SC2086
     text=$("$exe" $command --help)
     lines=$(printf '%s\n' "$text" | wc -l)

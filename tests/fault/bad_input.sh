@@ -160,11 +160,14 @@ run no-manifest 66 'manifest.json' "$d" --prompt hi
 d=$(damaged badmanifest) && perl -0777 -pi -e 's/"version"/"verSion"/; s/\}\s*$//' "$d/manifest.json"
 run bad-manifest 65 'manifest.json' "$d" --prompt hi
 d=$(damaged tokenizer-ids) && perl -0777 -pi -e 's/("id":\s*)\d+/${1}99999/' "$d/tokenizer.json"
-run tokenizer-ids 65 'tokenizer.json' "$d" --prompt hi
+run tokenizer-changed 65 'tokenizer.json: changed.*qwen-ep reseal' "$d" --prompt hi
+bad tokenizer-ids 65 'tokenizer.json: token .*vocab_size' "$exe" reseal "$d"
 d=$(damaged no-tokenizer) && rm "$d/tokenizer.json"
-run no-tokenizer 65 'tokenizer' "$d" --prompt hi
-d=$(damaged template) && echo '{{ messages }}' >"$d/chat_template.jinja"
-run unknown-template 65 'template' "$d" --prompt hi
+run tokenizer-missing 65 'tokenizer.json: missing.*qwen-ep reseal' "$d" --prompt hi
+"$exe" reseal "$d" >/dev/null
+run no-tokenizer 65 'no tokenizer.json in the model directory' "$d" --prompt hi
+d=$(damaged template) && echo '{{ messages }}' >"$d/chat_template.jinja" && "$exe" reseal "$d" >/dev/null
+run unknown-template 65 'unknown chat template' "$d" --prompt hi
 
 # --- the command line
 run long-prompt 64 '--ctx' "$work/good" --raw --ctx 64 --prompt "$(head -c 4000 /dev/zero | tr '\0' 'x')"

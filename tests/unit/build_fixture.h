@@ -11,12 +11,11 @@ struct build_fixture {
     struct qep_recipe recipe;
     struct qep_checkpoint *ckpt; /* or */
     struct random_model random;
-    char *config_text;
     struct qep_build_options options;
 };
 
 static inline void fixture_common(struct build_fixture *f, const char *recipe, const char *dir) {
-    ck_assert_msg(qep_recipe_load(recipe, &f->recipe) == QEP_OK, "%s", qep_last_error());
+    ck_assert_msg(qep_recipe_builtin(recipe, &f->recipe) == QEP_OK, "%s", qep_last_error());
     f->options.recipe = &f->recipe;
     f->options.dir = dir;
     f->options.num_shards = 2;
@@ -44,9 +43,8 @@ static inline void fixture_random(struct build_fixture *f, const char *config, u
     f->options.inventory = &f->random.inventory;
     f->options.source = qep_random_rows(f->random.random);
     f->options.source_identity = seed;
-    size_t len = 0;
-    ck_assert_int_eq(qep_file_read(config, 1 << 20, &f->config_text, &len), QEP_OK);
-    f->options.config_text = f->config_text;
+    f->options.config_text = f->random.text;
+    f->options.config_len = f->random.len;
 }
 
 static inline void fixture_free(struct build_fixture *f) {
@@ -54,7 +52,6 @@ static inline void fixture_free(struct build_fixture *f) {
     if (f->random.random != NULL)
         random_model_close(&f->random);
     qep_recipe_free(&f->recipe);
-    free(f->config_text);
 }
 
 /* All steps as num_ranks ranks would make them, one after the other. */

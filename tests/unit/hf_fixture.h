@@ -10,13 +10,17 @@
 #include "dir_fixture.h"
 
 struct random_model {
+    char *text; /* the config's */
+    size_t len;
     struct qep_model_config config;
     struct qep_inventory inventory;
     struct qep_random_source *random;
 };
 
 static inline void random_model_open(struct random_model *m, const char *config, uint64_t seed) {
-    ck_assert_msg(qep_config_read(config, &m->config) == QEP_OK, "%s", qep_last_error());
+    ck_assert_int_eq(qep_file_read(config, QEP_CONFIG_MAX_BYTES, &m->text, &m->len), QEP_OK);
+    ck_assert_msg(qep_config_parse(m->text, m->len, config, &m->config) == QEP_OK, "%s",
+                  qep_last_error());
     ck_assert_int_eq(qep_inventory_create(&m->config, &m->inventory), QEP_OK);
     ck_assert_int_eq(qep_random_source_create(&m->config, &m->inventory, seed, &m->random), QEP_OK);
 }
@@ -24,6 +28,7 @@ static inline void random_model_open(struct random_model *m, const char *config,
 static inline void random_model_close(struct random_model *m) {
     qep_random_source_destroy(m->random);
     qep_inventory_free(&m->inventory);
+    free(m->text);
 }
 
 /* Writes the model as a checkpoint into an existing empty directory. */
@@ -32,7 +37,8 @@ static inline void write_hf(const char *config, const char *dir, uint64_t shard_
     struct qep_hf_writer *writer = NULL;
     random_model_open(&m, config, 7);
     struct qep_hf_options options = {.dir = dir,
-                                     .config_path = config,
+                                     .config_text = m.text,
+                                     .config_len = m.len,
                                      .config = &m.config,
                                      .inventory = &m.inventory,
                                      .source = qep_random_rows(m.random),

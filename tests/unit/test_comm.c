@@ -1,7 +1,9 @@
 /* The transport table over the threads transport: P ranks are P threads of this process. */
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/mem.h"
 #include "dist/comm.h"
+#include "dist/comm_input.h"
 
 #include <check.h>
 #include <pthread.h>
@@ -208,6 +210,33 @@ START_TEST(agree_names_the_lowest_failing_rank) {
 }
 END_TEST
 
+/* Only rank 0's file is there; round 0: some bytes, 1: none, 2: not there either. */
+static void input_body(struct rank_arg *arg) {
+    static const char *const paths[] = {"configs/q4.json", "/dev/null", "/no/such/file"};
+    const char *path = arg->comm->rank == 0 ? paths[arg->round] : "/not/for/this/rank";
+    enum qep_status expected = arg->round == 2 ? QEP_ERR_NOINPUT : QEP_OK;
+    char *data = NULL, *same = NULL;
+    size_t len = 0, same_len = 0;
+    RANK_CHECK(qep_comm_input(arg->comm, path, 1 << 20, &data, &len) == expected);
+    RANK_CHECK((data != NULL) == (expected == QEP_OK));
+    if (arg->round == 0) {
+        RANK_CHECK(qep_file_read(paths[0], 1 << 20, &same, &same_len) == QEP_OK);
+        RANK_CHECK(len > 100 && len == same_len && memcmp(data, same, len + 1) == 0);
+        free(same);
+    } else if (expected == QEP_OK) {
+        RANK_CHECK(len == 0 && *data == '\0');
+    } else {
+        RANK_CHECK(strstr(qep_last_error(), "/no/such/file: cannot open") != NULL);
+    }
+    free(data);
+}
+
+START_TEST(inputs_are_rank_0s) {
+    for (int round = 0; round < 3; round++)
+        run_ranks(_i, round, input_body);
+}
+END_TEST
+
 static void alike_body(struct rank_arg *arg) {
     enum qep_status st = qep_fail(QEP_ERR_USAGE, "no such option");
     RANK_CHECK(qep_comm_agree(arg->comm, st) == QEP_ERR_USAGE);
@@ -389,6 +418,7 @@ int main(void) {
     tcase_add_loop_test(each, alltoallv_of_nothing_takes_null, 1, MAX_TEST_RANKS + 1);
     tcase_add_loop_test(each, bcast_from_every_root, 1, MAX_TEST_RANKS + 1);
     tcase_add_loop_test(each, allgather_in_rank_order, 1, MAX_TEST_RANKS + 1);
+    tcase_add_loop_test(each, inputs_are_rank_0s, 1, MAX_TEST_RANKS + 1);
     tcase_add_loop_test(each, agree_names_the_lowest_failing_rank, 1, MAX_TEST_RANKS + 1);
     tcase_add_loop_test(each, agree_on_one_failure_names_no_rank, 1, MAX_TEST_RANKS + 1);
     tcase_add_loop_test(each, same_names_rank_and_texts, 1, MAX_TEST_RANKS + 1);

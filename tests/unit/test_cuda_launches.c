@@ -50,7 +50,7 @@ static void load(struct job *job, enum kind kind, const char *recipe, int32_t la
         job->config.moe_intermediate_size = job->config.shared_expert_intermediate_size = 0;
         job->config.intermediate_size = 64;
     }
-    ok(qep_recipe_load(recipe, &job->recipe));
+    ok(qep_recipe_builtin(recipe, &job->recipe));
     ok(qep_shard_dir_random(&job->config, &job->recipe, 3, &job->dir));
     ok(qep_comm_self_create(&job->comm));
     ok(qep_placement_create(&job->config, 1, QEP_ATTENTION_LAYERS, &job->placement));

@@ -253,7 +253,7 @@ START_TEST(builtin_recipes_choose_types) {
     static const char *const names[] = {"bf16", "q8", "q4", "q4-all"};
     for (int n = 0; n < 4; n++) {
         struct qep_recipe recipe;
-        ck_assert_msg(qep_recipe_load(names[n], &recipe) == QEP_OK, "%s", qep_last_error());
+        ck_assert_msg(qep_recipe_builtin(names[n], &recipe) == QEP_OK, "%s", qep_last_error());
         ck_assert_str_eq(recipe.name, names[n]);
         ck_assert_int_eq(recipe.group_size, 32);
         for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
@@ -267,7 +267,7 @@ END_TEST
 START_TEST(float32_sources_are_kept) {
     struct qep_recipe recipe;
     enum qep_weight_type type;
-    ck_assert_int_eq(qep_recipe_load("bf16", &recipe), QEP_OK);
+    ck_assert_int_eq(qep_recipe_builtin("bf16", &recipe), QEP_OK);
     ck_assert_int_eq(qep_recipe_apply(&recipe, "layers.0.linear_attn.A_log", false, false, &type),
                      QEP_OK);
     ck_assert_int_eq(type, QEP_WEIGHT_F32);
@@ -293,6 +293,8 @@ START_TEST(bad_recipes_are_refused) {
         "{\"name\": \"x\", \"group_size\": 48, \"rules\": [{\"match\": \"*\", \"type\": "
         "\"int4\"}]}",
         "{\"name\": \"x\", \"groupsize\": 32, \"rules\": [{\"match\": \"*\", \"type\": \"int4\"}]}",
+        "{\"name\": \"\\u001b[2J\", \"rules\": [{\"match\": \"*\", \"type\": \"int4\"}]}",
+        "{\"name\": \"\\u202ex\", \"rules\": [{\"match\": \"*\", \"type\": \"int4\"}]}",
         "{\"name\": \"01234567890123456789012345678901\", \"rules\": [{\"match\": \"*\", "
         "\"type\": \"keep\"}]}",
     };
@@ -301,8 +303,9 @@ START_TEST(bad_recipes_are_refused) {
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         ck_assert_msg(qep_recipe_parse(texts[i], strlen(texts[i]), "r", &recipe) == QEP_ERR_DATA,
                       "%s", texts[i]);
-    ck_assert_int_eq(qep_recipe_load("q5", &recipe), QEP_ERR_USAGE);
-    ck_assert_int_eq(qep_recipe_load("/no/such.json", &recipe), QEP_ERR_NOINPUT);
+    ck_assert_int_eq(qep_recipe_builtin("q5", &recipe), QEP_ERR_USAGE);
+    ck_assert(qep_recipe_is_path("x.json") && qep_recipe_is_path("/dev/fd/63"));
+    ck_assert(!qep_recipe_is_path("q4") && !qep_recipe_is_path(".json"));
     static const char vectors[] =
         "{\"name\": \"x\", \"rules\": [{\"match\": \"norm*\", \"type\": \"int4\"}]}";
     ck_assert_int_eq(qep_recipe_parse(vectors, strlen(vectors), "r", &recipe), QEP_OK);

@@ -14,7 +14,7 @@ static struct qep_shard_dir *open_config(const char *path, const char *recipe_na
     struct qep_recipe recipe;
     struct qep_shard_dir *dir = NULL;
     ck_assert_int_eq(qep_config_read(path, &config), QEP_OK);
-    ck_assert_int_eq(qep_recipe_load(recipe_name, &recipe), QEP_OK);
+    ck_assert_int_eq(qep_recipe_builtin(recipe_name, &recipe), QEP_OK);
     ck_assert_msg(qep_shard_dir_random(&config, &recipe, seed, &dir) == QEP_OK, "%s",
                   qep_last_error());
     qep_recipe_free(&recipe);

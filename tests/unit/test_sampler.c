@@ -2,6 +2,7 @@
  * below, and by Hugging Face (tests/data/golden/sampler_cases.json). Seeds are fixed, so a test
  * passes always or never. */
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "engine/sampler.h"
 #include "kernels/philox.h"
@@ -322,11 +323,15 @@ static void check_golden(const cJSON *item, int case_idx) {
 }
 
 START_TEST(draws_follow_hugging_face) {
-    cJSON *cases = NULL;
+    char *text = NULL;
+    size_t len = 0;
     const cJSON *item;
     int case_idx = 0;
-    ck_assert_msg(qep_json_read("tests/data/golden/sampler_cases.json", 1 << 24, &cases) == QEP_OK,
+    ck_assert_msg(qep_file_read("tests/data/golden/sampler_cases.json", 1 << 24, &text, &len) ==
+                      QEP_OK,
                   "%s", qep_last_error());
+    cJSON *cases = cJSON_ParseWithLength(text, len);
+    free(text);
     cJSON_ArrayForEach (item, cases)
         check_golden(item, case_idx++);
     ck_assert_int_ge(case_idx, 12);

@@ -296,7 +296,7 @@ START_TEST(damaged_frame_names_its_tensor) {
     assert_error_has("layers.0.mlp.experts.1.down_proj: frame");
     spill(dir, "config.json", "{}", 2);
     ck_assert_int_eq(qep_shard_verify_side_files(shards), QEP_ERR_DATA);
-    assert_error_has("config.json: changed since the conversion");
+    assert_error_has("config.json: changed since the directory was made");
     free(data);
     qep_shard_dir_close(shards);
     remove_tree(base);
@@ -368,6 +368,16 @@ static const struct manifest_case manifest_cases[] = {
     {"{\"name\":\"config.json\"", "{\"name\":\"/etc/passwd\"", "unexpected file"},
     {"\"side_files\":[", "\"side_files\":3,\"x\":[", "\"side_files\": expected a list"},
     {"\"bytes\":", "\"bytes\":1", "bytes"},
+    {"{\"name\":\"q4\"", "{\"name\":\"\\u001b[2Jq4\"", "recipe \"name\": expected 1 to 31"},
+    {"{\"name\":\"q4\"", "{\"name\":\"\\u009b2Jq4\"", "recipe \"name\""},
+    {"{\"name\":\"q4\"",
+     "{\"name\":\"\x9b"
+     "2Jq4\"",
+     "recipe \"name\""},
+    {"{\"name\":\"q4\"", "{\"name\":\"\\u202eq4\"", "recipe \"name\""},
+    {"{\"name\":\"q4\"", "{\"name\":\"q4\\n\"", "recipe \"name\""},
+    {"{\"name\":\"q4\"", "{\"name\":\"\"", "recipe \"name\""},
+    {"{\"name\":\"q4\"", "{\"name\":\"12345678901234567890123456789012\"", "recipe \"name\""},
 };
 
 START_TEST(manifest_table) {

@@ -4,6 +4,6 @@ foreach(name tokenizer pretokenize chat_template request_json detokenizer)
 endforeach()
 
 # The command itself, without the rest of the program.
-qep_unit_test(tokenizer_cli qep_text qep_dist)
+qep_unit_test(tokenizer_cli qep_text qep_shard qep_dist)
 target_sources(test_tokenizer_cli PRIVATE ${CMAKE_SOURCE_DIR}/src/cli/tokenize.c
                                           ${CMAKE_SOURCE_DIR}/src/cli/options.c)

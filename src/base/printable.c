@@ -1,0 +1,57 @@
+#include "base/printable.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Length of the well-formed UTF-8 character at `at`, and the character; 0: there is none. */
+static size_t decode(const char *at, uint32_t *out) {
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    const unsigned char *s = (const unsigned char *)at;
+    size_t n = s[0] < 0x80 ? 1 : s[0] < 0xc0 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+    uint32_t c = n == 1 ? s[0] : n == 0 ? 0 : s[0] & (0x7fu >> n);
+    if (s[0] >= 0xf8)
+        return 0;
+    for (size_t i = 1; i < n; i++) {
+        if ((s[i] & 0xc0) != 0x80) /* the final NUL included */
+            return 0;
+        c = c << 6 | (s[i] & 0x3fu);
+    }
+    if (n > 0 && (c < least[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff)))
+        return 0;
+    *out = c;
+    return n;
+}
+
+static bool is_control(uint32_t c) {
+    return c < 0x20 || (c >= 0x7f && c <= 0x9f) || (c >= 0x202a && c <= 0x202e) ||
+           (c >= 0x2066 && c <= 0x2069);
+}
+
+/* Bytes of the character at `at`; *good: it may be shown. */
+static size_t next(const char *at, bool *good) {
+    uint32_t c = 0;
+    size_t n = decode(at, &c);
+    *good = n > 0 && !is_control(c);
+    return n > 0 ? n : 1;
+}
+
+void qep_text_printable(char *text) {
+    char *to = text;
+    bool good = false;
+    for (const char *from = text; *from != '\0';) {
+        size_t n = next(from, &good);
+        for (size_t i = 0; good && i < n; i++)
+            *to++ = from[i];
+        if (!good)
+            *to++ = '?';
+        from += n;
+    }
+    *to = '\0';
+}
+
+bool qep_text_is_printable(const char *text) {
+    bool good = true;
+    while (good && *text != '\0')
+        text += next(text, &good);
+    return good;
+}

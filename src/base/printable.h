@@ -1,0 +1,15 @@
+/* Text of files on its way to a terminal, which would obey what it holds. */
+#ifndef QEP_BASE_PRINTABLE_H
+#define QEP_BASE_PRINTABLE_H
+
+#include <stdbool.h>
+
+/* Puts '?' for every control character (U+0000..U+001F, DEL, U+0080..U+009F), every byte that is
+ * no UTF-8, and the characters that turn the direction of writing (U+202A..U+202E,
+ * U+2066..U+2069). In place; the text never grows. */
+void qep_text_printable(char *text);
+
+/* Whether that would change nothing. */
+bool qep_text_is_printable(const char *text);
+
+#endif

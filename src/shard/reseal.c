@@ -1,0 +1,122 @@
+#include "shard/side_files.h"
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "shard/verify.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Adds the file to the result when it is there and `check` takes it. */
+static enum qep_status scan_file(const char *name, const char *path, qep_side_file_check *check,
+                                 const struct qep_model_config *model,
+                                 struct qep_reseal_result *out) {
+    struct qep_side_file *file = &out->files[out->num_files];
+    char *text = NULL;
+    size_t len = 0;
+    if (!qep_path_exists(path))
+        return QEP_OK;
+    QEP_TRY(qep_file_read(path, QEP_MAX_SIDE_BYTES, &text, &len));
+    enum qep_status st = check(model, name, path, text, len);
+    snprintf(file->name, sizeof file->name, "%s", name);
+    file->bytes = len;
+    qep_hash_text(text, len, file->hash);
+    free(text);
+    out->num_files += st == QEP_OK;
+    return st;
+}
+
+/* What became of one name, now that it was scanned: the last of the files is it, or it is gone. */
+static void compare(const struct qep_manifest *m, const char *name, bool there,
+                    struct qep_reseal_result *out) {
+    const struct qep_side_file *old = qep_side_files_find(m, name);
+    if (!there && old != NULL)
+        out->dropped[out->num_dropped++] = name;
+    if (!there)
+        return;
+    const struct qep_side_file *now = &out->files[out->num_files - 1];
+    if (old == NULL || old->bytes != now->bytes || strcmp(old->hash, now->hash) != 0)
+        out->accepted[out->num_accepted++] = name;
+}
+
+static enum qep_status scan(const struct qep_shard_dir *dir, qep_side_file_check *check,
+                            struct qep_reseal_result *out) {
+    enum qep_status st = QEP_OK;
+    for (int i = 0; st == QEP_OK && qep_side_file_names[i] != NULL; i++) {
+        const char *name = qep_side_file_names[i];
+        int before = out->num_files;
+        char *path = NULL;
+        QEP_TRY(qep_path_join(qep_shard_dir_path(dir), name, &path));
+        st = scan_file(name, path, check, qep_shard_dir_config(dir), out);
+        free(path);
+        if (st == QEP_OK)
+            compare(qep_shard_dir_manifest(dir), name, out->num_files > before, out);
+    }
+    return st;
+}
+
+static enum qep_status print_entries(const struct qep_manifest *m, char **entries) {
+    for (size_t f = 0; f < m->layout.num_files; f++)
+        QEP_TRY(qep_manifest_file_entry(&m->inventory, m->types, &m->layout.files[f], &m->files[f],
+                                        &entries[f]));
+    return QEP_OK;
+}
+
+static enum qep_status print_manifest(const struct qep_manifest *m,
+                                      const struct qep_reseal_result *r, char **text, size_t *len) {
+    const struct qep_manifest_head head = {.config = &m->config,
+                                           .recipe = m->info.recipe,
+                                           .group_size = m->info.group_size,
+                                           .num_shards = m->info.num_shards,
+                                           .side_files = r->files,
+                                           .num_side_files = r->num_files};
+    void *mem = NULL;
+    QEP_TRY(qep_calloc(m->layout.num_files, sizeof(char *), "manifest", &mem));
+    char **entries = mem;
+    enum qep_status st = print_entries(m, entries);
+    if (st == QEP_OK)
+        st = qep_manifest_print(&head, entries, m->layout.num_files, text, len);
+    for (size_t f = 0; f < m->layout.num_files; f++)
+        free(entries[f]);
+    free(entries);
+    return st;
+}
+
+static enum qep_status write_manifest(const struct qep_shard_dir *dir,
+                                      const struct qep_reseal_result *r) {
+    char *text = NULL, *path = NULL;
+    size_t len = 0;
+    QEP_TRY(print_manifest(qep_shard_dir_manifest(dir), r, &text, &len));
+    enum qep_status st = qep_path_join(qep_shard_dir_path(dir), "manifest.json", &path);
+    if (st == QEP_OK)
+        st = qep_file_write_atomic(path, text, len);
+    free(path);
+    free(text);
+    return st;
+}
+
+/* Whoever converts into DIR writes a manifest of its own. */
+static enum qep_status refuse_conversion(const char *dir) {
+    char *path = NULL;
+    QEP_TRY(qep_path_join(dir, ".convert", &path));
+    bool there = qep_path_exists(path);
+    free(path);
+    return there ? qep_fail(QEP_ERR_CANTCREATE,
+                            "%s: holds an unfinished conversion (.convert): finish it first", dir)
+                 : QEP_OK;
+}
+
+enum qep_status qep_shard_reseal(const char *dir, qep_side_file_check *check,
+                                 struct qep_reseal_result *out) {
+    struct qep_shard_dir *opened = NULL;
+    *out = (struct qep_reseal_result){0};
+    QEP_TRY(qep_path_check_dir(dir));
+    QEP_TRY(refuse_conversion(dir));
+    QEP_TRY(qep_shard_dir_open(dir, &opened));
+    enum qep_status st = scan(opened, check, out);
+    if (st == QEP_OK && out->num_accepted + out->num_dropped > 0)
+        st = write_manifest(opened, out);
+    qep_shard_dir_close(opened);
+    return st;
+}

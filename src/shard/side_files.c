@@ -1,0 +1,120 @@
+#include "shard/side_files.h"
+
+#include "base/file.h"
+#include "base/json.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+const struct qep_side_file *qep_side_files_find(const struct qep_manifest *manifest,
+                                                const char *name) {
+    for (int i = 0; i < manifest->num_side_files; i++)
+        if (strcmp(manifest->side_files[i].name, name) == 0)
+            return &manifest->side_files[i];
+    return NULL;
+}
+
+static enum qep_status verify_content(const char *dir, const char *path,
+                                      const struct qep_side_file *listed) {
+    char *data = NULL, hash[QEP_HASH_TEXT];
+    size_t len = 0;
+    QEP_TRY(qep_file_read(path, QEP_MAX_SIDE_BYTES, &data, &len));
+    qep_hash_text(data, len, hash);
+    free(data);
+    if (len == listed->bytes && strcmp(hash, listed->hash) == 0)
+        return QEP_OK;
+    return qep_fail(QEP_ERR_DATA,
+                    "%s: changed since the directory was made: expected hash %s, found %s; if it "
+                    "is meant: qwen-ep reseal %s",
+                    path, listed->hash, hash, dir);
+}
+
+/* listed: NULL when the manifest does not have it. */
+static enum qep_status verify_one(const char *dir, const char *path,
+                                  const struct qep_side_file *listed) {
+    bool there = qep_path_exists(path);
+    if (there && listed != NULL)
+        return verify_content(dir, path, listed);
+    if (there)
+        return qep_fail(QEP_ERR_DATA,
+                        "%s: was not there when the directory was made; if it is meant: "
+                        "qwen-ep reseal %s",
+                        path, dir);
+    if (listed != NULL)
+        return qep_fail(QEP_ERR_DATA,
+                        "%s: missing, the manifest lists it; if it is meant: qwen-ep reseal %s",
+                        path, dir);
+    return QEP_OK;
+}
+
+enum qep_status qep_side_files_verify(const char *dir, const struct qep_manifest *manifest) {
+    enum qep_status st = QEP_OK;
+    for (int i = 0; st == QEP_OK && qep_side_file_names[i] != NULL; i++) {
+        const char *name = qep_side_file_names[i];
+        char *path = NULL;
+        QEP_TRY(qep_path_join(dir, name, &path));
+        st = verify_one(dir, path, qep_side_files_find(manifest, name));
+        free(path);
+    }
+    return st;
+}
+
+/* Other tools have files of that name too. */
+static enum qep_status is_ours(const char *text, size_t len, const char *path, bool *ours) {
+    cJSON *root = NULL;
+    QEP_TRY(qep_json_parse(text, len, path, &root));
+    *ours = qep_json_get(root, "format") != NULL || qep_json_get(root, "side_files") != NULL;
+    cJSON_Delete(root);
+    return QEP_OK;
+}
+
+static enum qep_status verify_with(const char *dir, const char *text, size_t len,
+                                   const char *path) {
+    struct qep_manifest manifest;
+    bool ours = false;
+    QEP_TRY(is_ours(text, len, path, &ours));
+    if (!ours)
+        return QEP_OK;
+    QEP_TRY(qep_manifest_parse(text, len, path, &manifest));
+    enum qep_status st = qep_side_files_verify(dir, &manifest);
+    qep_manifest_free(&manifest);
+    return st;
+}
+
+enum qep_status qep_side_files_verify_dir(const char *dir) {
+    char *path = NULL, *text = NULL;
+    size_t len = 0;
+    enum qep_status st = QEP_OK;
+    QEP_TRY(qep_path_join(dir, "manifest.json", &path));
+    if (qep_path_exists(path))
+        st = qep_file_read(path, QEP_MANIFEST_MAX_BYTES, &text, &len);
+    if (st == QEP_OK && text != NULL)
+        st = verify_with(dir, text, len, path);
+    free(text);
+    free(path);
+    return st;
+}
+
+static enum qep_status check_kind(const char *path) {
+    uint64_t bytes = 0;
+    int fd = -1;
+    QEP_TRY(qep_file_open(path, &fd, &bytes));
+    close(fd);
+    return bytes <= QEP_MAX_SIDE_BYTES
+               ? QEP_OK
+               : qep_fail(QEP_ERR_DATA, "%s: %llu bytes, at most %d are allowed here", path,
+                          (unsigned long long)bytes, QEP_MAX_SIDE_BYTES);
+}
+
+enum qep_status qep_side_files_check_kinds(const char *dir) {
+    enum qep_status st = QEP_OK;
+    for (int i = 0; st == QEP_OK && qep_side_file_names[i] != NULL; i++) {
+        char *path = NULL;
+        QEP_TRY(qep_path_join(dir, qep_side_file_names[i], &path));
+        if (qep_path_exists(path))
+            st = check_kind(path);
+        free(path);
+    }
+    return st;
+}
