@@ -342,9 +342,8 @@ done:
 
 enum qep_status qep_cmd_run(struct qep_job *job, int argc, char **argv) {
     struct qep_run_options options;
-    bool help = false;
-    QEP_TRY(qep_run_options_parse(job->comm, argc, argv, &options, &help));
-    if (help)
+    QEP_TRY(qep_run_options_parse(job->comm, argc, argv, &options));
+    if (options.common.answered)
         return QEP_OK;
     return qep_common_launch(job->comm, &options.common, run_rank, &options);
 }
