@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/number.h"
 #include "base/team.h"
 
 #include <stdio.h>
@@ -112,19 +113,28 @@ static double read_bandwidth(void) {
     return sum == 1 ? 0.0 : (double)count / best * 1e-9;
 }
 
+static bool take_number(const char *text, int64_t max, int64_t *out) {
+    return text == NULL || qep_parse_int(text, strlen(text), 1, max, out);
+}
+
 int main(int argc, char **argv) {
-    int threads = argc > 1 ? atoi(argv[1]) : 1;
-    struct bench b = {.rows = argc > 3 ? atoi(argv[3]) : 2048,
-                      .cols = argc > 4 ? atoi(argv[4]) : 8192};
+    int64_t threads = 1, rows = 2048, cols = 8192;
     struct qep_team *team = NULL;
-    if (threads < 1 || qep_team_create(threads, &team) != QEP_OK ||
+    if (!take_number(argc > 1 ? argv[1] : NULL, 1024, &threads) ||
+        !take_number(argc > 3 ? argv[3] : NULL, 1 << 20, &rows) ||
+        !take_number(argc > 4 ? argv[4] : NULL, 1 << 20, &cols)) {
+        fprintf(stderr, "usage: bench_matmul [THREADS [ISA [ROWS [COLS]]]]\n");
+        return QEP_ERR_USAGE;
+    }
+    struct bench b = {.rows = rows, .cols = cols};
+    if (qep_team_create((int)threads, &team) != QEP_OK ||
         qep_backend_cpu_create(team, argc > 2 ? argv[2] : NULL, &b.be) != QEP_OK) {
         fprintf(stderr, "bench_matmul: %s\n", qep_last_error());
         return EXIT_FAILURE;
     }
     b.out = must_alloc(MAX_ROWS * (size_t)b.rows * 4);
     b.acts = must_alloc(MAX_ROWS * (size_t)b.cols * 4);
-    printf("%s, %d threads, [%d, %d]; one thread reads %.1f GB/s\n", b.be->isa, threads,
+    printf("%s, %d threads, [%d, %d]; one thread reads %.1f GB/s\n", b.be->isa, (int)threads,
            (int)b.rows, (int)b.cols, read_bandwidth());
     for (int type = 0; type < NUM_TYPES; type++)
         for (int act = QEP_ACT_F32; act <= QEP_ACT_INT8; act++)

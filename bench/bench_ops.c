@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/number.h"
 #include "base/team.h"
 
 #include <stdio.h>
@@ -162,7 +163,8 @@ static void bench_experts(struct qep_backend *be, struct qep_weight *const *w, i
                                        (const struct qep_weight *const *)w,
                                        (const struct qep_weight *const *)w + EXPERTS,
                                        HIDDEN,
-                                       INNER};
+                                       INNER,
+                                       0};
         be->ops->experts(be, &args, out);
     }
     report("experts int4", rows, start, repeats);
@@ -174,12 +176,22 @@ static void bench_experts(struct qep_backend *be, struct qep_weight *const *w, i
     free(acts);
 }
 
+static bool take_number(const char *text, int64_t min, int64_t max, int64_t *out) {
+    return text == NULL || qep_parse_int(text, strlen(text), min, max, out);
+}
+
 int main(int argc, char **argv) {
-    int threads = argc > 1 ? atoi(argv[1]) : 1, context = argc > 3 ? atoi(argv[3]) : 4096;
+    int64_t num_threads = 1, positions = 4096;
+    if (!take_number(argc > 1 ? argv[1] : NULL, 1, 1024, &num_threads) ||
+        !take_number(argc > 3 ? argv[3] : NULL, 0, 1 << 20, &positions)) {
+        fprintf(stderr, "usage: bench_ops [THREADS [ISA [CONTEXT]]]\n");
+        return QEP_ERR_USAGE;
+    }
+    int threads = (int)num_threads, context = (int)positions;
     struct qep_backend *be = NULL;
     struct qep_team *team = NULL;
     struct qep_weight *w[2 * EXPERTS];
-    if (threads < 1 || context < 0 || qep_team_create(threads, &team) != QEP_OK ||
+    if (qep_team_create(threads, &team) != QEP_OK ||
         qep_backend_cpu_create(team, argc > 2 ? argv[2] : NULL, &be) != QEP_OK) {
         fprintf(stderr, "bench_ops: %s\n", qep_last_error());
         return EXIT_FAILURE;

@@ -4,6 +4,8 @@
  * attention, delta, small, or peaks: only what the device can do. */
 #include "bench/cuda/harness.h"
 
+#include "base/number.h"
+
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,20 +71,21 @@ int main(int argc, char **argv) {
                                             {NULL, 0, NULL, 0}};
     struct bench b = {.repeats = 21};
     const char *json = NULL;
+    int64_t repeats = b.repeats;
     for (int opt; (opt = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (opt == 'j')
             json = optarg;
         else if (opt == 'o')
             b.only = optarg;
-        else if (opt == 'r')
-            b.repeats = atoi(optarg);
+        else if (opt == 'r' &&
+                 qep_parse_int(optarg, strlen(optarg), 1, BENCH_MAX_REPEATS, &repeats))
+            b.repeats = (int)repeats;
         else if (opt == 't')
             b.tiny = true;
         else
             return usage();
     }
-    if (optind < argc || (b.only != NULL && !is_op(b.only)) || b.repeats < 1 ||
-        b.repeats > BENCH_MAX_REPEATS)
+    if (optind < argc || (b.only != NULL && !is_op(b.only)))
         return usage();
     if (json != NULL && (b.json = fopen(json, "w")) == NULL) {
         fprintf(stderr, "bench_cuda: %s: cannot create\n", json);

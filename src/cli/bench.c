@@ -2,6 +2,7 @@
  * llama-bench: every test runs once to warm up, then -r times; mean and standard deviation. */
 #include "cli/command.h"
 
+#include "base/number.h"
 #include "cli/bench_internal.h"
 #include "cli/inputs.h"
 
@@ -12,16 +13,14 @@
 static enum qep_status parse_list(const char *name, const char *text, int64_t min,
                                   struct bench_list *out) {
     out->count = 0;
-    for (const char *p = text; *p != '\0';) {
-        char *end = NULL;
-        long value = strtol(p, &end, 10);
-        if (end == p || (*end != ',' && *end != '\0') || value < min || value > 1 << 24 ||
-            out->count == BENCH_MAX_LIST)
-            return qep_fail(QEP_ERR_USAGE,
-                            "-%s: expected up to %d numbers >= %lld like 1,8,32, found '%s'", name,
-                            BENCH_MAX_LIST, (long long)min, text);
+    for (const char *p = text; p != NULL;) {
+        int64_t value = 0;
+        if (out->count == BENCH_MAX_LIST || !qep_parse_next(&p, min, 1 << 24, &value))
+            return qep_fail(
+                QEP_ERR_USAGE,
+                "-%s: expected up to %d whole numbers in %lld..%d like 1,8,32, found '%s'", name,
+                BENCH_MAX_LIST, (long long)min, 1 << 24, text);
         out->items[out->count++] = value;
-        p = end + (*end == ',');
     }
     return QEP_OK;
 }
@@ -70,6 +69,8 @@ static enum qep_status check(struct bench *b) {
     QEP_TRY(parse_list("d", b->depths, 0, &b->depth_list));
     QEP_TRY(parse_list("b", b->batches, 1, &b->batch_list));
     QEP_TRY(check_model(b));
+    if (largest(&b->prompt_list) == 0 && b->num_new == 0)
+        return qep_fail(QEP_ERR_USAGE, "-p 0 and -n 0: nothing is left to measure");
     if (b->common.engine.prefill_chunk % 64 != 0)
         return qep_fail(QEP_ERR_USAGE, "--prefill-chunk: expected a multiple of 64");
     int64_t longest = largest(&b->depth_list) + b->num_new + BENCH_WARM_UP_STEPS,
@@ -80,8 +81,6 @@ static enum qep_status check(struct bench *b) {
     if (b->launch_times != NULL && strcmp(b->common.engine.cuda_graphs, "off") != 0)
         return qep_fail(QEP_ERR_USAGE, "--launch-times: a graph has no launches of its own; add "
                                        "--cuda-graphs off");
-    if (b->batch_list.count == 0 || b->depth_list.count == 0)
-        return qep_fail(QEP_ERR_USAGE, "-b and -d: expected at least one number each");
     return QEP_OK;
 }
 
@@ -175,11 +174,11 @@ enum qep_status qep_cmd_bench(struct qep_job *job, int argc, char **argv) {
                       .repeats = 5};
     struct qep_option shared[QEP_NUM_COMMON_OPTIONS];
     const struct qep_option own[] = {
-        {"config", 0, QEP_OPTION_STRING, &b.config, "FILE",
+        {"config", 0, QEP_OPTION_PATH, &b.config, "FILE",
          "config.json of a model without files (see configs/)", 0, 0, NULL, NULL},
         {"weights", 0, QEP_OPTION_CHOICE, &b.weights, NULL, "random: made up while loading", 0, 0,
          "random", NULL},
-        {"recipe", 0, QEP_OPTION_STRING, &b.recipe, "R",
+        {"recipe", 0, QEP_OPTION_PATH, &b.recipe, "R",
          "with --weights random: see convert (default q4)", 0, 0, NULL, NULL},
         {"layers", 0, QEP_OPTION_INT, &b.num_layers, "N",
          "with --weights random: the first N layers only", 1, QEP_MAX_LAYERS, NULL, NULL},
@@ -195,19 +194,17 @@ enum qep_status qep_cmd_bench(struct qep_job *job, int argc, char **argv) {
          BENCH_MAX_REPEATS, NULL, NULL},
         {"output", 'o', QEP_OPTION_CHOICE, &b.format, "FORM", "md, json (an object a line), csv", 0,
          0, "md|json|csv", NULL},
-        {"launch-times", 0, QEP_OPTION_STRING, &b.launch_times, "FILE",
+        {"launch-times", 0, QEP_OPTION_PATH, &b.launch_times, "FILE",
          "GPU: each launch of one more run, timed (--cuda-graphs off)", 0, 0, NULL, NULL},
         {"prefill-chunk", 0, QEP_OPTION_INT, &b.common.engine.prefill_chunk, "N",
          "rows per prefill step (default 512)", 64, 1 << 20, NULL, NULL}};
     const struct qep_option_table own_rows = {own, sizeof own / sizeof own[0]};
     const struct qep_option_table shared_rows = {shared, QEP_NUM_COMMON_OPTIONS};
     qep_common_init(&b.common, shared);
-    QEP_TRY(qep_common_parse(job->comm, &b.common, &own_rows, &shared_rows, argc, argv));
-    if (b.common.help) {
-        if (job->comm->rank == 0)
-            print_help(&own_rows);
+    QEP_TRY(
+        qep_common_parse(job->comm, &b.common, &own_rows, &shared_rows, print_help, argc, argv));
+    if (b.common.answered)
         return QEP_OK;
-    }
     QEP_TRY(qep_comm_agree(job->comm, check(&b)));
     QEP_TRY(qep_comm_agree(job->comm, read_random(job->comm, &b)));
     enum qep_status st = job->comm->rank == 0 ? open_launches(&b) : QEP_OK;

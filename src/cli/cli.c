@@ -25,7 +25,8 @@ static const struct command commands[] = {
 
 static void print_help(void) {
     puts("qwen-ep " QEP_VERSION ": Qwen3.5 models over 1..N ranks\n\n"
-         "usage: [mpirun -np P] qwen-ep [COMMAND] [OPTIONS]\n\ncommands:");
+         "usage: [mpirun -np P] qwen-ep [COMMAND] [OPTIONS]\n"
+         "       qwen-ep --version\n\ncommands:");
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
         printf("  %-10s %s\n", commands[i].name, commands[i].summary);
     puts("\nqwen-ep COMMAND --help tells a command's options. Results go to stdout, all else to "
@@ -38,18 +39,9 @@ static void print_help(void) {
          "  71 system, 73 cannot create, 74 input/output, 75 no progress or interrupted");
 }
 
-/* The usual `--help` and `--version` without a command belong to the program, not to run. */
-static bool is_global(const char *arg) {
-    return strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0 || strcmp(arg, "help") == 0 ||
-           strcmp(arg, "--version") == 0;
-}
-
-/* --version counts anywhere before a lone "--". */
-static bool wants_version(int argc, char **argv) {
-    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
-        if (strcmp(argv[i], "--version") == 0)
-            return true;
-    return false;
+/* `--help` without a command belongs to the program, not to run. */
+static bool asks_for_commands(const char *arg) {
+    return strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0 || strcmp(arg, "help") == 0;
 }
 
 static enum qep_status run_command(const struct command *command, struct qep_job *job, int argc,
@@ -61,11 +53,8 @@ static enum qep_status run_command(const struct command *command, struct qep_job
 
 enum qep_status qep_cli_main(struct qep_comm *comm, int argc, char **argv) {
     struct qep_job job = {.comm = comm};
-    if (argc < 2 || is_global(argv[1]) || wants_version(argc, argv)) {
-        bool version = wants_version(argc, argv);
-        if (comm->rank == 0 && version)
-            puts("qwen-ep " QEP_VERSION);
-        else if (comm->rank == 0)
+    if (argc < 2 || asks_for_commands(argv[1])) {
+        if (comm->rank == 0)
             print_help();
         if (argc >= 2)
             return QEP_OK;

@@ -1,26 +1,23 @@
 #include "cli/common.h"
 
-#include "base/json.h"
 #include "base/log.h"
+#include "cli/options_file.h"
 #include "dist/comm_input.h"
 
-#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_CONFIG_ARGS = 256, MAX_THREAD_RANKS = 256 };
-
-static const char *config_file; /* consumed before the table is used; the row exists for --help */
+enum { MAX_CONFIG_BYTES = 1 << 20, MAX_THREAD_RANKS = 256 };
 
 void qep_common_init(struct qep_common *c, struct qep_option table[QEP_NUM_COMMON_OPTIONS]) {
     *c = (struct qep_common){
         .engine = QEP_ENGINE_OPTIONS_DEFAULT, .transport = "auto", .progress = "auto"};
     struct qep_engine_options *e = &c->engine;
     const struct qep_option rows[QEP_NUM_COMMON_OPTIONS] = {
-        {"model", 'm', QEP_OPTION_STRING, &e->model, "DIR", "shard directory (made by convert)", 0,
-         0, NULL, NULL},
+        {"model", 'm', QEP_OPTION_PATH, &e->model, "DIR", "shard directory (made by convert)", 0, 0,
+         NULL, NULL},
         {"backend", 0, QEP_OPTION_CHOICE, &e->backend, NULL, "compute", 0, 0,
          "auto|cpu|cuda|reference", NULL},
         {"isa", 0, QEP_OPTION_STRING, &e->isa, "NAME",
@@ -49,111 +46,47 @@ void qep_common_init(struct qep_common *c, struct qep_option table[QEP_NUM_COMMO
          NULL},
         {"verbose", 'v', QEP_OPTION_FLAG, &c->verbose, NULL, "details of every rank", 0, 0, NULL,
          NULL},
-        {"config-file", 0, QEP_OPTION_STRING, &config_file, "F", "options from a JSON object", 0, 0,
-         NULL, NULL},
-        {"help", 'h', QEP_OPTION_FLAG, &c->help, NULL, "this text", 0, 0, NULL, NULL},
+        {"config-file", 0, QEP_OPTION_CONFIG_FILE, &c->config_file, "F",
+         "options from a JSON object", 0, 0, NULL, NULL},
         {"cuda-graphs", 0, QEP_OPTION_CHOICE, &e->cuda_graphs, "on|off",
          "decode steps on a GPU as captured graphs", 0, 0, "on|off", NULL},
         {"slots", 0, QEP_OPTION_INT, &e->num_slots, "N", "sequences at once", 1, 4096, NULL, NULL}};
     memcpy(table, rows, sizeof rows);
 }
 
-struct arg_list {
-    char *items[MAX_CONFIG_ARGS];
-    size_t count;
-};
-
-static enum qep_status push(struct arg_list *list, const char *format, const char *a,
-                            const char *b) {
-    char *text = NULL;
-    if (list->count == MAX_CONFIG_ARGS)
-        return qep_fail(QEP_ERR_USAGE, "--config-file: more than %d options", MAX_CONFIG_ARGS);
-    if (asprintf(&text, format, a, b) < 0)
-        return qep_fail(QEP_ERR_SYSTEM, "--config-file: out of memory");
-    list->items[list->count++] = text;
-    return QEP_OK;
-}
-
-static enum qep_status push_item(struct arg_list *list, const char *path, const cJSON *item) {
-    char number[64];
-    if (cJSON_IsString(item))
-        return push(list, "--%s=%s", item->string, item->valuestring);
-    if (cJSON_IsNumber(item) && fabs(item->valuedouble) > 9007199254740992.0)
-        return qep_fail(QEP_ERR_DATA, "%s: \"%s\": write a number this large as a string", path,
-                        item->string);
-    if (cJSON_IsNumber(item) && item->valuedouble == floor(item->valuedouble)) {
-        snprintf(number, sizeof number, "%.0f", item->valuedouble);
-        return push(list, "--%s=%s", item->string, number);
-    }
-    if (cJSON_IsNumber(item)) {
-        snprintf(number, sizeof number, "%.15g", item->valuedouble);
-        return push(list, "--%s=%s", item->string, number);
-    }
-    if (cJSON_IsTrue(item))
-        return push(list, "--%s%s", item->string, "");
-    if (cJSON_IsFalse(item) || cJSON_IsNull(item))
-        return QEP_OK;
-    return qep_fail(QEP_ERR_DATA, "%s: \"%s\": expected a string, a number or a boolean", path,
-                    item->string);
-}
-
-static enum qep_status read_config_file(struct qep_comm *comm, const char *path,
-                                        struct arg_list *list) {
-    cJSON *tree = NULL;
-    char *text = NULL;
+static enum qep_status take_config_file(struct qep_comm *comm, const struct qep_common *common,
+                                        const struct qep_option_table tables[2]) {
+    char *data = NULL;
     size_t len = 0;
-    const cJSON *item = NULL;
-    QEP_TRY(qep_comm_input(comm, path, 1 << 20, &text, &len));
-    enum qep_status st = qep_json_parse(text, len, path, &tree);
-    free(text);
+    enum qep_status st = qep_comm_input(comm, common->config_file, MAX_CONFIG_BYTES, &data, &len);
     if (st == QEP_OK)
-        cJSON_ArrayForEach (item, tree)
-            if (st == QEP_OK)
-                st = push_item(list, path, item);
-    cJSON_Delete(tree);
+        st = qep_comm_agree(
+            comm, qep_options_from_json(tables, 2, &common->found, common->config_file, data, len));
+    free(data);
     return st;
 }
 
-static const char *find_config_file(int argc, char **argv) {
-    for (int i = 1; i < argc; i++) {
-        if (strncmp(argv[i], "--config-file=", 14) == 0)
-            return argv[i] + 14;
-        if (strcmp(argv[i], "--config-file") == 0 && i + 1 < argc)
-            return argv[i + 1];
-    }
-    return NULL;
-}
-
-static enum qep_status parse(struct qep_comm *comm, const struct qep_option_table *tables, int argc,
-                             char **argv) {
-    static struct arg_list list; /* as long as the process: parsed options point into it */
-    list.count = 0;
-    const char *path = find_config_file(argc, argv);
-    int first = 0;
-    if (path == NULL) {
-        config_file = NULL;
-        QEP_TRY(qep_options_parse(tables, 2, argc, argv, &first));
-        if (config_file != NULL) /* an abbreviation that was not seen above */
-            return qep_fail(QEP_ERR_USAGE, "write --config-file in full");
-        if (first < argc)
-            return qep_fail(QEP_ERR_USAGE, "unexpected argument '%s'", argv[first]);
-        return QEP_OK;
-    }
-    QEP_TRY(push(&list, "%s%s", argv[0], ""));
-    QEP_TRY(read_config_file(comm, path, &list));
-    for (int i = 1; i < argc; i++)
-        QEP_TRY(push(&list, "%s%s", argv[i], ""));
-    QEP_TRY(qep_options_parse(tables, 2, (int)list.count, list.items, &first));
-    if (first < (int)list.count)
-        return qep_fail(QEP_ERR_USAGE, "unexpected argument '%s'", list.items[first]);
+static enum qep_status parse(struct qep_common *common, const struct qep_option_table tables[2],
+                             int argc, char **argv) {
+    const struct qep_options_found *found = &common->found;
+    QEP_TRY(qep_options_parse(tables, 2, argc, argv, &common->found));
+    if (!found->help && !found->version && found->first_positional < argc)
+        return qep_fail(QEP_ERR_USAGE, "unexpected argument '%s'", argv[found->first_positional]);
     return QEP_OK;
 }
 
 enum qep_status qep_common_parse(struct qep_comm *comm, struct qep_common *common,
                                  const struct qep_option_table *own,
-                                 const struct qep_option_table *shared, int argc, char **argv) {
+                                 const struct qep_option_table *shared,
+                                 void (*print_help)(const struct qep_option_table *own), int argc,
+                                 char **argv) {
     const struct qep_option_table tables[2] = {*own, *shared};
-    QEP_TRY(qep_comm_agree(comm, parse(comm, tables, argc, argv)));
+    QEP_TRY(qep_comm_agree(comm, parse(common, tables, argc, argv)));
+    common->answered = qep_options_answer(&common->found, comm->rank, print_help, own);
+    if (common->answered)
+        return QEP_OK;
+    if (common->config_file != NULL)
+        QEP_TRY(take_config_file(comm, common, tables));
     const char *t = common->transport;
     common->engine.device_transport = strcmp(t, "auto") == 0 || strcmp(t, "self") == 0 ? "auto"
                                       : strcmp(t, "nccl") == 0                         ? "nccl"

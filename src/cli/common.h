@@ -11,20 +11,25 @@ struct qep_common {
     const char *transport; /* auto, self, threads, mpi, nccl */
     int64_t ranks;         /* with --transport threads */
     const char *progress;  /* auto, always, never */
-    bool quiet, verbose, help;
+    bool quiet, verbose;
+    const char *config_file;
+    struct qep_options_found found;
+    bool answered; /* --help or --version was all: nothing is left to do */
 };
 
-enum { QEP_NUM_COMMON_OPTIONS = 19 };
+enum { QEP_NUM_COMMON_OPTIONS = 18 };
 
 /* Defaults, and the table that fills `common` (targets point into it). */
 void qep_common_init(struct qep_common *common, struct qep_option table[QEP_NUM_COMMON_OPTIONS]);
 
-/* Parses argv with the command's own table and the common one; options of --config-file F (a JSON
- * object of option names and values) count as if they stood in front. Collective: all ranks fail
- * alike. */
+/* Parses argv with the command's own table and the common one; --config-file F (options_file.h)
+ * gives what the command line does not. Collective: rank 0 reads F, all ranks fail alike. --help
+ * and --version are answered, print_help gets `own`. */
 enum qep_status qep_common_parse(struct qep_comm *comm, struct qep_common *common,
                                  const struct qep_option_table *own,
-                                 const struct qep_option_table *shared, int argc, char **argv);
+                                 const struct qep_option_table *shared,
+                                 void (*print_help)(const struct qep_option_table *own), int argc,
+                                 char **argv);
 
 /* What one rank does in a job. arg is shared by all ranks of a process. */
 typedef enum qep_status qep_rank_fn(struct qep_comm *comm, void *arg);

@@ -14,7 +14,7 @@
 struct convert_args {
     const char *from, *to, *recipe, *compress;
     int64_t group_size, shards, jobs;
-    bool force, allow_nan, help;
+    bool force, allow_nan, answered;
 };
 
 static void print_help(const struct qep_option_table *table) {
@@ -28,7 +28,7 @@ static void print_help(const struct qep_option_table *table) {
 static enum qep_status check_args(const char *extra, const struct convert_args *a) {
     if (extra != NULL)
         return qep_fail(QEP_ERR_USAGE, "convert: unexpected argument '%s'", extra);
-    if (a->from == NULL || a->to == NULL || *a->to == '\0')
+    if (a->from == NULL || a->to == NULL)
         return qep_fail(QEP_ERR_USAGE, "convert: --from and --to are needed (see --help)");
     if (a->group_size != 0 && a->group_size != 32 && a->group_size != 64 && a->group_size != 128)
         return qep_fail(QEP_ERR_USAGE, "--group-size: expected 32, 64 or 128, found %lld",
@@ -39,17 +39,17 @@ static enum qep_status check_args(const char *extra, const struct convert_args *
 static enum qep_status parse(int argc, char **argv, int rank, struct convert_args *a) {
     const struct qep_option options[] = {
         {.name = "from",
-         .kind = QEP_OPTION_STRING,
+         .kind = QEP_OPTION_PATH,
          .target = &a->from,
          .arg = "DIR",
          .help = "Hugging Face checkpoint directory"},
         {.name = "to",
-         .kind = QEP_OPTION_STRING,
+         .kind = QEP_OPTION_PATH,
          .target = &a->to,
          .arg = "DIR",
          .help = "shard directory to create"},
         {.name = "recipe",
-         .kind = QEP_OPTION_STRING,
+         .kind = QEP_OPTION_PATH,
          .target = &a->recipe,
          .arg = "R",
          .help = "bf16, q8, q4 (default), q4-all or a file"},
@@ -87,20 +87,14 @@ static enum qep_status parse(int argc, char **argv, int rank, struct convert_arg
          .kind = QEP_OPTION_FLAG,
          .target = &a->allow_nan,
          .help = "accept NaN, infinity (quantised: as 0)"},
-        {.name = "help",
-         .short_name = 'h',
-         .kind = QEP_OPTION_FLAG,
-         .target = &a->help,
-         .help = "this text"},
     };
     const struct qep_option_table table = {options, sizeof options / sizeof *options};
-    int first = 0;
-    QEP_TRY(qep_options_parse(&table, 1, argc, argv, &first));
-    if (a->help) {
-        if (rank == 0)
-            print_help(&table);
+    struct qep_options_found found;
+    QEP_TRY(qep_options_parse(&table, 1, argc, argv, &found));
+    a->answered = qep_options_answer(&found, rank, print_help, &table);
+    if (a->answered)
         return QEP_OK;
-    }
+    int first = found.first_positional;
     return check_args(first < argc ? argv[first] : NULL, a);
 }
 
@@ -157,5 +151,5 @@ enum qep_status qep_cmd_convert(struct qep_job *job, int argc, char **argv) {
     /* --help is for rank 0; the option table is the same on all ranks, so no agreement is needed.
      */
     QEP_TRY(qep_comm_agree(job->comm, parse(argc, argv, job->comm->rank, &args)));
-    return args.help ? QEP_OK : convert(job, &args);
+    return args.answered ? QEP_OK : convert(job, &args);
 }

@@ -17,8 +17,15 @@
 struct inspect_args {
     const char *dir, *attention;
     int64_t ranks, jobs;
-    bool verify, help;
+    bool verify, answered;
 };
+
+static void print_help(const struct qep_option_table *table) {
+    printf("usage: qwen-ep inspect DIR [options]\n\n"
+           "Shows model, recipe and sizes of a shard directory. Under mpirun --verify splits\n"
+           "the files over the ranks.\n\n");
+    qep_options_help(table);
+}
 
 static enum qep_status parse(int argc, char **argv, int rank, struct inspect_args *a) {
     const struct qep_option options[] = {
@@ -45,28 +52,14 @@ static enum qep_status parse(int argc, char **argv, int rank, struct inspect_arg
          .min = 1,
          .max = 1024,
          .help = "threads per rank (default: all CPUs)"},
-        {.name = "help",
-         .short_name = 'h',
-         .kind = QEP_OPTION_FLAG,
-         .target = &a->help,
-         .help = "this text"},
     };
     const struct qep_option_table table = {options, sizeof options / sizeof *options};
-    int first = 0;
-    QEP_TRY(qep_options_parse(&table, 1, argc, argv, &first));
-    if (a->help) {
-        if (rank != 0)
-            return QEP_OK;
-        printf("usage: qwen-ep inspect DIR [options]\n\n"
-               "Shows model, recipe and sizes of a shard directory. Under mpirun --verify splits\n"
-               "the files over the ranks.\n\n");
-        qep_options_help(&table);
+    struct qep_options_found found;
+    QEP_TRY(qep_options_parse(&table, 1, argc, argv, &found));
+    a->answered = qep_options_answer(&found, rank, print_help, &table);
+    if (a->answered)
         return QEP_OK;
-    }
-    if (argc - first != 1)
-        return qep_fail(QEP_ERR_USAGE, "inspect: expected one directory (see --help)");
-    a->dir = argv[first];
-    return QEP_OK;
+    return qep_options_directory("inspect", &found, argc, argv, &a->dir);
 }
 
 static void print_model(const struct qep_shard_dir *dir) {
@@ -211,7 +204,7 @@ enum qep_status qep_cmd_inspect(struct qep_job *job, int argc, char **argv) {
     struct inspect_args args = {.attention = "layers"};
     struct qep_shard_dir *dir = NULL;
     QEP_TRY(qep_comm_agree(job->comm, parse(argc, argv, job->comm->rank, &args)));
-    if (args.help)
+    if (args.answered)
         return QEP_OK;
     QEP_TRY(qep_comm_agree(job->comm, qep_shard_dir_open(args.dir, &dir)));
     enum qep_status st = job->comm->rank == 0 ? show(dir, &args) : QEP_OK;

@@ -12,7 +12,7 @@
 
 struct reseal_args {
     const char *dir;
-    bool help;
+    bool answered;
 };
 
 static void print_help(const struct qep_option_table *table) {
@@ -25,25 +25,11 @@ static void print_help(const struct qep_option_table *table) {
 }
 
 static enum qep_status parse(int argc, char **argv, int rank, struct reseal_args *a) {
-    const struct qep_option options[] = {
-        {.name = "help",
-         .short_name = 'h',
-         .kind = QEP_OPTION_FLAG,
-         .target = &a->help,
-         .help = "this text"},
-    };
-    const struct qep_option_table table = {options, sizeof options / sizeof *options};
-    int first = 0;
-    QEP_TRY(qep_options_parse(&table, 1, argc, argv, &first));
-    if (a->help) {
-        if (rank == 0)
-            print_help(&table);
-        return QEP_OK;
-    }
-    if (argc - first != 1)
-        return qep_fail(QEP_ERR_USAGE, "reseal: expected one directory (see --help)");
-    a->dir = argv[first];
-    return QEP_OK;
+    const struct qep_option_table table = {NULL, 0};
+    struct qep_options_found found;
+    QEP_TRY(qep_options_parse(&table, 1, argc, argv, &found));
+    a->answered = qep_options_answer(&found, rank, print_help, &table);
+    return a->answered ? QEP_OK : qep_options_directory("reseal", &found, argc, argv, &a->dir);
 }
 
 static enum qep_status check_config(const struct qep_model_config *model, const char *path,
@@ -109,7 +95,7 @@ static enum qep_status reseal(const char *dir) {
 enum qep_status qep_cmd_reseal(struct qep_job *job, int argc, char **argv) {
     struct reseal_args args = {0};
     QEP_TRY(qep_comm_agree(job->comm, parse(argc, argv, job->comm->rank, &args)));
-    if (args.help)
+    if (args.answered)
         return QEP_OK;
     return qep_comm_agree(job->comm, job->comm->rank == 0 ? reseal(args.dir) : QEP_OK);
 }

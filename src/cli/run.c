@@ -178,7 +178,7 @@ static double per_second(double count, double seconds) {
 
 static void summarise(const struct coordinator *c, const struct qep_generate_result *r) {
     double prompt = (double)c->prompt.count, steps = r->num_tokens > 0 ? r->num_tokens - 1 : 0;
-    if (!c->sampling.greedy && c->sampling.temperature > 0)
+    if (!qep_sampling_is_greedy(&c->sampling))
         qep_info("seed: %llu", (unsigned long long)c->sampling.seed);
     qep_info(
         "prefill: %.0f tokens in %.3f s (%.1f tok/s), first token after %.3f s; decode: %.0f steps "
@@ -344,9 +344,8 @@ done:
 
 enum qep_status qep_cmd_run(struct qep_job *job, int argc, char **argv) {
     struct qep_run_options options;
-    bool help = false;
-    QEP_TRY(qep_run_options_parse(job->comm, argc, argv, &options, &help));
-    if (help)
+    QEP_TRY(qep_run_options_parse(job->comm, argc, argv, &options));
+    if (options.common.answered)
         return QEP_OK;
     return qep_common_launch(job->comm, &options.common, run_rank, &options);
 }

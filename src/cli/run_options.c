@@ -20,7 +20,8 @@ static const char help_text[] =
     "ranks   --transport auto|self|threads|mpi|nccl  --ranks P (with threads)\n"
     "        --attention auto|layers|sequences  --bind auto|keep  --timeout S (0: no watchdog)\n"
     "other   -m, --model DIR  --progress auto|always|never  -q, --quiet  -v, --verbose\n"
-    "        --config-file F (options from a JSON object)  -h, --help\n"
+    "        --config-file F (JSON object of options that the command line does not give)\n"
+    "        -h, --help  --version\n"
     "\n"
     "  qwen-ep --model 35b-q4 --prompt \"Why is the sky blue?\" --no-think\n"
     "  mpirun -np 4 --bind-to none qwen-ep --model 35b-q4 --chat talk.json --json\n"
@@ -29,9 +30,9 @@ static const char help_text[] =
 static struct qep_option_table own_table(struct qep_run_options *o, struct qep_option *rows) {
     const struct qep_option list[] = {
         {"prompt", 'p', QEP_OPTION_STRING, &o->prompt, "TEXT", "", 0, 0, NULL, NULL},
-        {"prompt-file", 'f', QEP_OPTION_STRING, &o->prompt_file, "F", "", 0, 0, NULL, NULL},
+        {"prompt-file", 'f', QEP_OPTION_PATH, &o->prompt_file, "F", "", 0, 0, NULL, NULL},
         {"prompt-tokens", 0, QEP_OPTION_STRING, &o->prompt_tokens, "IDS", "", 0, 0, NULL, NULL},
-        {"chat", 0, QEP_OPTION_STRING, &o->chat, "F", "", 0, 0, NULL, NULL},
+        {"chat", 0, QEP_OPTION_PATH, &o->chat, "F", "", 0, 0, NULL, NULL},
         {"interactive", 'i', QEP_OPTION_FLAG, &o->interactive, NULL, "", 0, 0, NULL, NULL},
         {"system", 0, QEP_OPTION_STRING, &o->system, "TEXT", "", 0, 0, NULL, NULL},
         {"raw", 0, QEP_OPTION_FLAG, &o->raw, NULL, "", 0, 0, NULL, NULL},
@@ -58,9 +59,14 @@ static struct qep_option_table own_table(struct qep_run_options *o, struct qep_o
         {"repetition-penalty", 0, QEP_OPTION_DOUBLE, &o->sampling.repetition_penalty, "F", "", 1e-6,
          1e6, NULL, &o->repetition_given},
         {"seed", 0, QEP_OPTION_INT, &o->seed, "N", "", 0, 9.0e18, NULL, &o->seed_given},
-        {"logits", 0, QEP_OPTION_STRING, &o->logits, "FILE", "", 0, 0, NULL, NULL}};
+        {"logits", 0, QEP_OPTION_PATH, &o->logits, "FILE", "", 0, 0, NULL, NULL}};
     memcpy(rows, list, sizeof list);
     return (struct qep_option_table){.options = rows, .num_options = sizeof list / sizeof list[0]};
+}
+
+static void print_help(const struct qep_option_table *own) {
+    (void)own; /* its rows have no help of their own: the text groups them */
+    puts(help_text);
 }
 
 static enum qep_status check(const struct qep_run_options *o) {
@@ -93,7 +99,7 @@ static enum qep_status check(const struct qep_run_options *o) {
 }
 
 enum qep_status qep_run_options_parse(struct qep_comm *comm, int argc, char **argv,
-                                      struct qep_run_options *o, bool *help) {
+                                      struct qep_run_options *o) {
     struct qep_option own[32], shared[QEP_NUM_COMMON_OPTIONS];
     memset(o, 0, sizeof *o);
     o->sampling = (struct qep_sampling)QEP_SAMPLING_DEFAULT;
@@ -102,9 +108,6 @@ enum qep_status qep_run_options_parse(struct qep_comm *comm, int argc, char **ar
     const struct qep_option_table own_rows = own_table(o, own);
     const struct qep_option_table shared_rows = {.options = shared,
                                                  .num_options = QEP_NUM_COMMON_OPTIONS};
-    QEP_TRY(qep_common_parse(comm, &o->common, &own_rows, &shared_rows, argc, argv));
-    *help = o->common.help;
-    if (*help && comm->rank == 0)
-        puts(help_text);
-    return *help ? QEP_OK : qep_comm_agree(comm, check(o));
+    QEP_TRY(qep_common_parse(comm, &o->common, &own_rows, &shared_rows, print_help, argc, argv));
+    return o->common.answered ? QEP_OK : qep_comm_agree(comm, check(o));
 }

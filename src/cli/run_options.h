@@ -20,8 +20,8 @@ struct qep_run_options {
     const char *logits;
 };
 
-/* Collective: parses and checks combinations. *help: --help was given and printed. */
+/* Collective: parses and checks combinations. */
 enum qep_status qep_run_options_parse(struct qep_comm *comm, int argc, char **argv,
-                                      struct qep_run_options *out, bool *help);
+                                      struct qep_run_options *out);
 
 #endif

@@ -1,8 +1,8 @@
 #include "cli/run_prompt.h"
 
 #include "base/file.h"
+#include "base/number.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,13 +38,15 @@ static enum qep_status encode_messages(const char *json, size_t len, const char 
     const struct qep_value *root = NULL;
     struct qep_chat_request request;
     struct qep_chat_text chat = {0};
-    QEP_TRY(qep_text_need_template(text));
+    QEP_TRY(qep_text_need_template(text)); /* the model's fault, not the file's */
     QEP_TRY(qep_value_parse(json, len, where, &doc, &root));
     enum qep_status st = qep_chat_request_read(root, true, &request);
     if (o->think || o->no_think)
         request.enable_thinking = o->think ? QEP_CHAT_TRUE : QEP_CHAT_FALSE;
     if (st == QEP_OK)
         st = qep_text_encode_chat(text, &request, o->no_special, &chat, ids);
+    if (st != QEP_OK)
+        st = qep_fail(st, "%s: %s", where, qep_last_error());
     qep_chat_text_free(&chat);
     qep_value_doc_destroy(doc);
     return st;
@@ -63,15 +65,12 @@ enum qep_status qep_talk_encode(const struct qep_talk *talk, const struct qep_ru
 }
 
 static enum qep_status parse_ids(const char *list, struct qep_ids *ids) {
-    for (const char *p = list; *p != '\0';) {
-        char *end = NULL;
-        errno = 0;
-        long id = strtol(p, &end, 10);
-        if (end == p || id < 0 || id > INT32_MAX || errno != 0 || (*end != ',' && *end != '\0'))
+    for (const char *p = list; p != NULL;) {
+        int64_t id = 0;
+        if (!qep_parse_next(&p, 0, INT32_MAX, &id))
             return qep_fail(QEP_ERR_USAGE,
                             "--prompt-tokens: expected ids like 1,2,3, found '%.32s'", p);
         QEP_TRY(qep_ids_append(ids, (int32_t)id));
-        p = end + (*end == ',');
     }
     return QEP_OK;
 }

@@ -15,7 +15,7 @@
 struct synth_args {
     const char *config, *out, *recipe;
     int64_t seed, shards, jobs;
-    bool force, help;
+    bool force, answered;
 };
 
 static void print_help(const struct qep_option_table *table) {
@@ -28,12 +28,12 @@ static void print_help(const struct qep_option_table *table) {
 static enum qep_status parse(int argc, char **argv, int rank, struct synth_args *a) {
     const struct qep_option options[] = {
         {.name = "config",
-         .kind = QEP_OPTION_STRING,
+         .kind = QEP_OPTION_PATH,
          .target = &a->config,
          .arg = "FILE",
          .help = "config.json of the model (see configs/)"},
         {.name = "out",
-         .kind = QEP_OPTION_STRING,
+         .kind = QEP_OPTION_PATH,
          .target = &a->out,
          .arg = "DIR",
          .help = "directory to create"},
@@ -45,7 +45,7 @@ static enum qep_status parse(int argc, char **argv, int rank, struct synth_args 
          .max = 9007199254740992.0,
          .help = "equal seeds give equal weights (default 0)"},
         {.name = "recipe",
-         .kind = QEP_OPTION_STRING,
+         .kind = QEP_OPTION_PATH,
          .target = &a->recipe,
          .arg = "R",
          .help = "make a shard directory (see convert)"},
@@ -67,23 +67,17 @@ static enum qep_status parse(int argc, char **argv, int rank, struct synth_args 
          .kind = QEP_OPTION_FLAG,
          .target = &a->force,
          .help = "with --recipe: replace a shard directory"},
-        {.name = "help",
-         .short_name = 'h',
-         .kind = QEP_OPTION_FLAG,
-         .target = &a->help,
-         .help = "this text"},
     };
     const struct qep_option_table table = {options, sizeof options / sizeof *options};
-    int first = 0;
-    QEP_TRY(qep_options_parse(&table, 1, argc, argv, &first));
-    if (a->help) {
-        if (rank == 0)
-            print_help(&table);
+    struct qep_options_found found;
+    QEP_TRY(qep_options_parse(&table, 1, argc, argv, &found));
+    a->answered = qep_options_answer(&found, rank, print_help, &table);
+    if (a->answered)
         return QEP_OK;
-    }
+    int first = found.first_positional;
     if (first < argc)
         return qep_fail(QEP_ERR_USAGE, "synth: unexpected argument '%s'", argv[first]);
-    if (a->config == NULL || a->out == NULL || *a->out == '\0')
+    if (a->config == NULL || a->out == NULL)
         return qep_fail(QEP_ERR_USAGE, "synth: --config and --out are needed (see --help)");
     return QEP_OK;
 }
@@ -172,7 +166,7 @@ static enum qep_status make_checkpoint(struct qep_job *job, struct synth *s, enu
 enum qep_status qep_cmd_synth(struct qep_job *job, int argc, char **argv) {
     struct synth_args args = {.shards = 8};
     QEP_TRY(qep_comm_agree(job->comm, parse(argc, argv, job->comm->rank, &args)));
-    if (args.help)
+    if (args.answered)
         return QEP_OK;
     struct synth s = {.args = &args,
                       .num_threads = args.jobs > 0 ? (int)args.jobs : qep_default_jobs(job->comm)};

@@ -1,5 +1,6 @@
 /* qwen-ep tokenize: text <-> ids and chat templates, on rank 0. */
 #include "base/file.h"
+#include "base/number.h"
 #include "cli/command.h"
 #include "cli/options.h"
 #include "shard/side_files.h"
@@ -15,7 +16,7 @@ enum { MAX_TEXT_BYTES = 1 << 30 };
 struct tokenize {
     const char *model, *tokenizer, *template_file, *template_as;
     const char *text, *text_file, *chat, *decode;
-    bool jsonl, render, no_special, skip_special, help;
+    bool jsonl, render, no_special, skip_special, answered;
     struct qep_text opened;
     struct qep_bytes line; /* what goes to stdout next */
 };
@@ -33,17 +34,17 @@ static void print_help(const struct qep_option_table *table) {
 static enum qep_status parse(struct tokenize *t, int argc, char **argv) {
     const struct qep_option options[] = {
         {.name = "model",
-         .kind = QEP_OPTION_STRING,
+         .kind = QEP_OPTION_PATH,
          .target = &t->model,
          .arg = "DIR",
          .help = "take tokenizer and template from a directory"},
         {.name = "tokenizer",
-         .kind = QEP_OPTION_STRING,
+         .kind = QEP_OPTION_PATH,
          .target = &t->tokenizer,
          .arg = "FILE",
          .help = "a tokenizer.json"},
         {.name = "template",
-         .kind = QEP_OPTION_STRING,
+         .kind = QEP_OPTION_PATH,
          .target = &t->template_file,
          .arg = "FILE",
          .help = "a chat_template.jinja (an official one)"},
@@ -58,12 +59,12 @@ static enum qep_status parse(struct tokenize *t, int argc, char **argv) {
          .arg = "TEXT",
          .help = "encode this text"},
         {.name = "text-file",
-         .kind = QEP_OPTION_STRING,
+         .kind = QEP_OPTION_PATH,
          .target = &t->text_file,
          .arg = "FILE",
          .help = "encode a file (- is stdin)"},
         {.name = "chat",
-         .kind = QEP_OPTION_STRING,
+         .kind = QEP_OPTION_PATH,
          .target = &t->chat,
          .arg = "FILE.json",
          .help = "encode a conversation"},
@@ -88,21 +89,14 @@ static enum qep_status parse(struct tokenize *t, int argc, char **argv) {
          .kind = QEP_OPTION_FLAG,
          .target = &t->no_special,
          .help = "special tokens in the input are plain text"},
-        {.name = "help",
-         .short_name = 'h',
-         .kind = QEP_OPTION_FLAG,
-         .target = &t->help,
-         .help = "this text"},
     };
     const struct qep_option_table table = {options, sizeof options / sizeof options[0]};
-    int positional = argc;
-    QEP_TRY(qep_options_parse(&table, 1, argc, argv, &positional));
-    if (t->help) {
-        print_help(&table);
-        return QEP_OK;
-    }
-    if (positional < argc)
-        return qep_fail(QEP_ERR_USAGE, "tokenize: unexpected argument '%s'", argv[positional]);
+    struct qep_options_found found;
+    QEP_TRY(qep_options_parse(&table, 1, argc, argv, &found));
+    t->answered = qep_options_answer(&found, 0, print_help, &table);
+    if (!t->answered && found.first_positional < argc)
+        return qep_fail(QEP_ERR_USAGE, "tokenize: unexpected argument '%s'",
+                        argv[found.first_positional]);
     return QEP_OK;
 }
 
@@ -265,15 +259,13 @@ static enum qep_status answer_lines(struct tokenize *t) {
 /* Ids separated by commas or spaces, in brackets or not. */
 static enum qep_status parse_ids(const char *text, struct qep_ids *ids) {
     for (const char *p = text + strspn(text, " ,[]"); *p != '\0'; p += strspn(p, " ,[]")) {
-        char *end = NULL;
-        errno = 0;
-        long long id = strtoll(p, &end, 10);
-        if (end == p || errno != 0 || id < 0 || id > INT32_MAX ||
-            (*end != '\0' && strchr(" ,]", *end) == NULL))
+        size_t len = strcspn(p, " ,]");
+        int64_t id = 0;
+        if (!qep_parse_int(p, len, 0, INT32_MAX, &id))
             return qep_fail(QEP_ERR_USAGE, "--decode: expected token ids such as 1,2,3, found '%s'",
                             p);
         QEP_TRY(qep_ids_append(ids, (int32_t)id));
-        p = end;
+        p += len;
     }
     return QEP_OK;
 }
@@ -303,7 +295,7 @@ static enum qep_status open_text(struct tokenize *t) {
 
 static enum qep_status tokenize(struct tokenize *t, int argc, char **argv) {
     QEP_TRY(parse(t, argc, argv));
-    if (t->help)
+    if (t->answered)
         return QEP_OK;
     QEP_TRY(check_usage(t));
     QEP_TRY(open_text(t));

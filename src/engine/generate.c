@@ -146,7 +146,7 @@ static enum qep_status gpu_begin(struct generation *g) {
                                 .presence_penalty = s->presence_penalty,
                                 .repetition_penalty = s->repetition_penalty,
                                 .top_k = s->top_k,
-                                .greedy = s->greedy || s->temperature <= 0};
+                                .greedy = qep_sampling_is_greedy(s)};
     const struct qep_decode_options options = {.num_ids = r->num_ids, .allowed = r->allowed};
     const struct qep_decode_history history = {.prompt_ids = r->prompt_ids,
                                                .generated_ids = g->res->token_ids,

@@ -36,10 +36,6 @@ static enum qep_status read_sampling(const cJSON *tree, const char *path, struct
     QEP_TRY(qep_json_double_opt(tree, "min_p", path, 0.0, 1.0, &s->min_p));
     QEP_TRY(
         qep_json_double_opt(tree, "repetition_penalty", path, 1e-6, 1e6, &s->repetition_penalty));
-    if (s->top_p == 0.0) { /* keeps the most probable id only */
-        s->top_p = 1.0;
-        s->top_k = 1;
-    }
     s->greedy = !do_sample;
     return QEP_OK;
 }

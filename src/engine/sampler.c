@@ -43,8 +43,8 @@ enum qep_status qep_sampling_check(const struct qep_sampling *params) {
     if (params->top_k < 0)
         return qep_fail(QEP_ERR_USAGE, "--top-k: expected a whole number >= 0, found %lld",
                         (long long)params->top_k);
-    if (!(params->top_p > 0 && params->top_p <= 1))
-        return qep_fail(QEP_ERR_USAGE, "--top-p: expected a number in (0, 1], found %g",
+    if (!(params->top_p >= 0 && params->top_p <= 1))
+        return qep_fail(QEP_ERR_USAGE, "--top-p: expected a number in [0, 1], found %g",
                         params->top_p);
     if (!(params->min_p >= 0 && params->min_p <= 1))
         return qep_fail(QEP_ERR_USAGE, "--min-p: expected a number in [0, 1], found %g",
@@ -56,6 +56,10 @@ enum qep_status qep_sampling_check(const struct qep_sampling *params) {
         return qep_fail(QEP_ERR_USAGE, "--repetition-penalty: expected a number > 0, found %g",
                         params->repetition_penalty);
     return QEP_OK;
+}
+
+bool qep_sampling_is_greedy(const struct qep_sampling *params) {
+    return params->greedy || params->temperature <= 0 || params->top_p <= 0;
 }
 
 enum qep_status qep_sampler_create(int32_t vocab_size, struct qep_sampler **out) {
@@ -374,7 +378,7 @@ enum qep_status qep_sampler_draw(struct qep_sampler *sampler, const struct qep_s
     double max = sampler->values[max_id];
     if (max < -DBL_MAX)
         return qep_fail(QEP_ERR_DATA, "logits: no id can be drawn, all are masked or -inf");
-    if (params->greedy || temperature <= 0 || max > DBL_MAX) {
+    if (qep_sampling_is_greedy(params) || max > DBL_MAX) {
         *out_id = max_id;
         return QEP_OK;
     }

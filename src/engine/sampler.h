@@ -18,7 +18,7 @@ extern "C" {
 
 struct qep_sampling {
     double temperature;        /* >= 0; 0 is greedy */
-    double top_p;              /* (0, 1]; 1 is off */
+    double top_p;              /* [0, 1]; 1 is off; 0 is greedy: it keeps the one id */
     double min_p;              /* [0, 1]; 0 is off */
     double presence_penalty;   /* subtracted once from every id already generated; 0 is off */
     double repetition_penalty; /* > 0, over prompt and generated ids; 1 is off */
@@ -32,6 +32,9 @@ struct qep_sampling {
 
 /* QEP_ERR_USAGE with the option's name when a value is out of range, infinite or NaN. */
 enum qep_status qep_sampling_check(const struct qep_sampling *params);
+
+/* Is the draw the lowest id of the largest value, whatever the seed? */
+bool qep_sampling_is_greedy(const struct qep_sampling *params);
 
 /* What one draw looks at; all borrowed for the call. */
 struct qep_draw {

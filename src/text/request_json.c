@@ -220,6 +220,7 @@ static void replace_value(struct qep_value *earlier, const struct qep_value *lat
     struct qep_value *next = earlier->next;
     *earlier = *later;
     earlier->next = next;
+    earlier->repeated = true;
 }
 
 struct member {

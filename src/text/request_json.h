@@ -34,6 +34,7 @@ struct qep_value {
     size_t len;
     const char *key; /* as a member of an object, else NULL */
     size_t key_len;
+    bool repeated;           /* the key was there more than once */
     struct qep_value *child; /* LIST, OBJECT: first item */
     struct qep_value *next;
     size_t count; /* LIST, OBJECT: number of items */

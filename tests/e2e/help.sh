@@ -16,6 +16,15 @@ for command in "" run convert synth inspect reseal tokenize bench; do
         echo "FAILED: qwen-ep $command --help: $lines lines, $width columns"
     fi
 done
+for command in "" run convert synth inspect tokenize bench; do
+    # shellcheck disable=SC2086
+    if "$exe" $command --help | grep -q -- --version && [ "$("$exe" $command --version)" = "qwen-ep 0.1.0" ]; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "FAILED: qwen-ep $command: no --version, or not in the help"
+    fi
+done
 text=$("$exe" run --help)
 for option in $(grep -ohE '^ *\{"[a-z-]+", ' src/cli/run_options.c src/cli/common.c | grep -oE '[a-z-]+'); do
     [ "$option" = interactive ] && option=i
@@ -26,6 +35,5 @@ for option in $(grep -ohE '^ *\{"[a-z-]+", ' src/cli/run_options.c src/cli/commo
         echo "FAILED: run --help does not name --$option"
     fi
 done
-[ "$("$exe" --version)" = "qwen-ep 0.1.0" ] || { failed=$((failed + 1)); echo "FAILED: --version"; }
 echo "help: $passed passed, $failed failed"
 [ $failed = 0 ]

@@ -187,6 +187,7 @@ START_TEST(many_duplicate_keys) {
     for (const struct qep_value *v = root->child; v != NULL; v = v->next, i++) {
         ck_assert_int_eq(atoi(v->key + 1), i);
         ck_assert_int_eq(atoi(v->text), 100000 + i);
+        ck_assert(v->repeated);
     }
     qep_value_doc_destroy(doc);
     qep_bytes_free(&text);

@@ -206,6 +206,9 @@ static const struct setting {
     {"top_p 0.95", 300, 6, 0, {1, 0.95, 0, 0, 1, 0, false, 11}, false, false},
     {"top_p 0.5", 300, 3, 0, {1, 0.5, 0, 0, 1, 0, false, 12}, false, false},
     {"top_p tiny", 300, 3, 0, {1, 1e-12, 0, 0, 1, 0, false, 13}, false, false},
+    {"top_p 0", 300, 3, 0, {1, 0, 0, 0, 1, 0, false, 24}, false, false},
+    {"top_p 0, hot", 300, 3, 0.5, {4, 0, 0.5, 0, 1, 20, false, 25}, false, true},
+    {"top_p 0, ids", 90, 4, 0, {1.3, 0, 0, 1.5, 1.3, 0, false, 26}, true, false},
     {"top_p ties", 130, 3, 0.5, {1, 0.7, 0, 0, 1, 0, false, 14}, false, false},
     {"top_p flat", 10, 0, 0, {1, 0.9, 0, 0, 1, 0, false, 15}, false, false},
     {"min_p", 300, 6, 0, {1, 1, 0.1, 0, 1, 0, false, 16}, false, false},
@@ -479,6 +482,28 @@ START_TEST(greedy_takes_the_lowest_of_the_largest) {
 }
 END_TEST
 
+/* As greedy, so that no temperature can level what the penalties left. */
+START_TEST(top_p_0_takes_the_largest_after_penalties) {
+    static const float logits[] = {3, 3.25f, 3.125f, 3.125f};
+    static const int32_t generated[] = {1};
+    struct qep_sampling p = plain;
+    struct qep_draw d = {.logits = logits, .num_ids = 4};
+    struct qep_sampler *s = NULL;
+    p.top_p = 0;
+    p.temperature = _i == 0 ? 1 : 1e300;
+    ck_assert_int_eq(qep_sampling_check(&p), QEP_OK);
+    ck_assert(qep_sampling_is_greedy(&p) && !qep_sampling_is_greedy(&plain));
+    ck_assert_int_eq(qep_sampler_create(4, &s), QEP_OK);
+    for (d.choice = 0; d.choice < 20; d.choice++)
+        ck_assert_int_eq(draw_one(s, &p, &d), 1);
+    d.generated_ids = generated;
+    d.num_generated = 1;
+    p.presence_penalty = 0.5;
+    ck_assert_int_eq(draw_one(s, &p, &d), 2);
+    qep_sampler_destroy(s);
+}
+END_TEST
+
 START_TEST(ids_past_num_ids_and_masked_ids_never_come) {
     float logits[100];
     uint8_t allowed[100] = {0};
@@ -509,7 +534,7 @@ START_TEST(bad_params_name_the_option) {
         {{-0.1, 1, 0, 0, 1, 0, false, 0}, "--temperature"},
         {{NAN, 1, 0, 0, 1, 0, false, 0}, "--temperature"},
         {{INFINITY, 1, 0, 0, 1, 0, false, 0}, "--temperature"},
-        {{1, 0, 0, 0, 1, 0, false, 0}, "--top-p"},
+        {{1, -0.1, 0, 0, 1, 0, false, 0}, "--top-p"},
         {{1, 1.01, 0, 0, 1, 0, false, 0}, "--top-p"},
         {{1, NAN, 0, 0, 1, 0, false, 0}, "--top-p"},
         {{1, 1, -0.1, 0, 1, 0, false, 0}, "--min-p"},
@@ -632,6 +657,7 @@ int main(void) {
     tcase_add_test(tc, noise_belongs_to_the_id);
     tcase_add_test(tc, seed_choice_and_position_decide);
     tcase_add_loop_test(tc, greedy_takes_the_lowest_of_the_largest, 0, 2);
+    tcase_add_loop_test(tc, top_p_0_takes_the_largest_after_penalties, 0, 2);
     tcase_add_loop_test(tc, ids_past_num_ids_and_masked_ids_never_come, 0, 3);
     tcase_add_test(tc, bad_params_name_the_option);
     tcase_add_loop_test(tc, logits_that_are_no_numbers, 0, 3);

@@ -6,4 +6,5 @@ endforeach()
 # The command itself, without the rest of the program.
 qep_unit_test(tokenizer_cli qep_text qep_shard qep_dist)
 target_sources(test_tokenizer_cli PRIVATE ${CMAKE_SOURCE_DIR}/src/cli/tokenize.c
-                                          ${CMAKE_SOURCE_DIR}/src/cli/options.c)
+                                          ${CMAKE_SOURCE_DIR}/src/cli/options.c
+                                          ${CMAKE_SOURCE_DIR}/src/cli/option_value.c)

@@ -1,0 +1,5 @@
+# Option tables, without the commands.
+qep_unit_test(options qep_text)
+target_sources(test_options PRIVATE ${CMAKE_SOURCE_DIR}/src/cli/options.c
+                                    ${CMAKE_SOURCE_DIR}/src/cli/option_value.c
+                                    ${CMAKE_SOURCE_DIR}/src/cli/options_file.c)
