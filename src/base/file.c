@@ -1,6 +1,7 @@
 #include "base/file.h"
 
 #include "base/mem.h"
+#include "base/output.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -105,29 +106,12 @@ enum qep_status qep_file_write_all(int fd, const char *path, const void *data, s
 }
 
 enum qep_status qep_file_write_atomic(const char *path, const void *data, size_t bytes) {
-    size_t n = strlen(path) + 5;
-    void *tmp_mem = NULL;
-    QEP_TRY(qep_alloc(n, 1, "path", &tmp_mem));
-    char *tmp = tmp_mem;
-    snprintf(tmp, n, "%s.tmp", path);
-    enum qep_status st = QEP_OK;
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) {
-        st = qep_fail(QEP_ERR_CANTCREATE, "%s: cannot create: %s", tmp, strerror(errno));
-        goto done;
-    }
-    st = qep_file_write_all(fd, tmp, data, bytes);
-    if (st == QEP_OK && fsync(fd) != 0 && errno != EINVAL)
-        st = qep_fail(QEP_ERR_IO, "%s: fsync failed: %s", tmp, strerror(errno));
-    if (close(fd) != 0 && st == QEP_OK)
-        st = qep_fail(QEP_ERR_IO, "%s: close failed: %s", tmp, strerror(errno));
-    if (st == QEP_OK && rename(tmp, path) != 0)
-        st =
-            qep_fail(QEP_ERR_CANTCREATE, "%s: cannot rename into place: %s", path, strerror(errno));
-    if (st != QEP_OK)
-        unlink(tmp);
-done:
-    free(tmp);
+    struct qep_output *output = NULL;
+    QEP_TRY(qep_output_create(path, NULL, QEP_OUTPUT_SEEKS, &output));
+    enum qep_status st = qep_output_write(output, data, bytes);
+    if (st == QEP_OK)
+        st = qep_output_finish(output);
+    qep_output_destroy(output);
     return st;
 }
 

@@ -4,7 +4,7 @@
 
 #include "cli/bench_internal.h"
 
-#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,7 +75,7 @@ static enum qep_status run_prefill(struct bench *b, struct qep_plan *plan, int32
     }
     snprintf(r.test, sizeof r.test, "pp%d", n);
     bench_statistics(rates, b->repeats, &r);
-    bench_print(b, &r);
+    QEP_TRY(bench_print(b, &r));
     return b->launches == NULL ? QEP_OK : bench_time_launches(b, plan, &r, n);
 }
 
@@ -90,7 +90,7 @@ static enum qep_status run_decode(struct bench *b, struct qep_plan *plan, int32_
     }
     snprintf(r.test, sizeof r.test, "tg%lld", (long long)b->num_new);
     bench_statistics(rates, b->repeats, &r);
-    bench_print(b, &r);
+    QEP_TRY(bench_print(b, &r));
     return b->launches == NULL ? QEP_OK : bench_time_launches(b, plan, &r, 0);
 }
 
@@ -139,10 +139,7 @@ static void print_help(const struct qep_option_table *own) {
 static enum qep_status open_launches(struct bench *b) {
     if (b->launch_times == NULL)
         return QEP_OK;
-    b->launches = fopen(b->launch_times, "w");
-    return b->launches != NULL
-               ? QEP_OK
-               : qep_fail(QEP_ERR_CANTCREATE, "%s: %s", b->launch_times, strerror(errno));
+    return qep_output_create(b->launch_times, "--launch-times", QEP_OUTPUT_STREAM, &b->launches);
 }
 
 enum qep_status qep_cmd_bench(struct qep_job *job, int argc, char **argv) {
@@ -191,7 +188,8 @@ enum qep_status qep_cmd_bench(struct qep_job *job, int argc, char **argv) {
     QEP_TRY(qep_comm_agree(job->comm, check(&b)));
     QEP_TRY(qep_comm_agree(job->comm, job->comm->rank == 0 ? open_launches(&b) : QEP_OK));
     enum qep_status st = qep_common_launch(job->comm, &b.common, bench_rank, &b);
-    if (b.launches != NULL && fclose(b.launches) != 0 && st == QEP_OK)
-        st = qep_fail(QEP_ERR_IO, "%s: %s", b.launch_times, strerror(errno));
+    if (b.launches != NULL && st == QEP_OK)
+        st = qep_output_finish(b.launches);
+    qep_output_destroy(b.launches);
     return st;
 }

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/streams.h"
 #include "base/team.h"
 #include "cli/build_cli.h"
 #include "cli/command.h"
@@ -204,7 +205,9 @@ static enum qep_status show(const struct qep_shard_dir *dir, const struct inspec
     print_model(dir);
     print_types(qep_shard_dir_manifest(dir));
     print_files(dir);
-    return args->ranks > 0 ? print_ranks(dir, args) : QEP_OK;
+    if (args->ranks > 0)
+        QEP_TRY(print_ranks(dir, args));
+    return qep_stdout_flush();
 }
 
 enum qep_status qep_cmd_inspect(struct qep_job *job, int argc, char **argv) {
