@@ -45,8 +45,8 @@ enum qep_status qep_file_pread(int fd, const char *path, void *out, size_t bytes
     return QEP_OK;
 }
 
-static enum qep_status read_stream(int fd, const char *path, size_t max_bytes, char **data,
-                                   size_t *len) {
+enum qep_status qep_file_read_fd(int fd, const char *path, size_t max_bytes, char **data,
+                                 size_t *len) {
     void *buf = NULL;
     size_t cap = 0, used = 0;
     enum qep_status st = QEP_OK;
@@ -86,7 +86,7 @@ enum qep_status qep_file_read(const char *path, size_t max_bytes, char **data, s
     enum qep_status st =
         bytes > max_bytes ? qep_fail(QEP_ERR_DATA, "%s: %llu bytes, at most %zu are allowed here",
                                      path, (unsigned long long)bytes, max_bytes)
-                          : read_stream(fd, path, max_bytes, data, len);
+                          : qep_file_read_fd(fd, path, max_bytes, data, len);
     close(fd);
     return st;
 }

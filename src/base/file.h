@@ -15,6 +15,10 @@
  * owned by the caller (free). */
 enum qep_status qep_file_read(const char *path, size_t max_bytes, char **data, size_t *len);
 
+/* The same from where `fd` stands to its end; `path` is for messages. */
+enum qep_status qep_file_read_fd(int fd, const char *path, size_t max_bytes, char **data,
+                                 size_t *len);
+
 /* Opens for reading; directories are refused. *bytes is the file's size. */
 enum qep_status qep_file_open(const char *path, int *fd, uint64_t *bytes);
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAX_TEXT_BYTES = 1 << 30 };
 
@@ -141,10 +142,12 @@ static enum qep_status encode_text(struct tokenize *t, const char *data, size_t 
 }
 
 static enum qep_status encode_file(struct tokenize *t) {
-    const char *path = strcmp(t->text_file, "-") == 0 ? "/dev/stdin" : t->text_file;
     char *data = NULL;
     size_t len = 0;
-    QEP_TRY(qep_file_read(path, MAX_TEXT_BYTES, &data, &len));
+    if (strcmp(t->text_file, "-") == 0)
+        QEP_TRY(qep_file_read_fd(STDIN_FILENO, "stdin", MAX_TEXT_BYTES, &data, &len));
+    else
+        QEP_TRY(qep_file_read(t->text_file, MAX_TEXT_BYTES, &data, &len));
     enum qep_status st = encode_text(t, data, len);
     free(data);
     return st;

@@ -9,6 +9,7 @@ if(TARGET qwen-ep)
   qep_script_test(e2e ranks e2e/ranks.sh)
   qep_script_test(e2e help e2e/help.sh)
   qep_script_test(fault bad_input fault/bad_input.sh)
+  qep_script_test(fault outputs fault/outputs.sh $<$<TARGET_EXISTS:bench_cuda_emu>:$<TARGET_FILE:bench_cuda_emu>>)
 endif()
 if(TARGET qwen-ep-emu)
   add_test(NAME fault.gpu COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/fault/gpu.sh $<TARGET_FILE:qwen-ep-emu> $<TARGET_FILE:qwen-ep>
