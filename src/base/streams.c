@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -24,15 +25,29 @@ enum qep_status qep_streams_init(void) {
     return QEP_OK;
 }
 
+/* Only being asked to stop interrupts: other signals are not handled. */
+static enum qep_status write_failed(void) {
+    return errno == EINTR ? qep_fail(QEP_ERR_INTERRUPTED, "stdout: interrupted")
+                          : qep_fail(QEP_ERR_IO, "stdout: write failed: %s", strerror(errno));
+}
+
 enum qep_status qep_stdout_write(const void *data, size_t bytes) {
     if (bytes > 0 && fwrite(data, 1, bytes, stdout) != bytes)
-        return qep_fail(QEP_ERR_IO, "stdout: write failed: %s", strerror(errno));
+        return write_failed();
     return qep_stdout_flush();
+}
+
+enum qep_status qep_stdout_printf(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    int len = vprintf(fmt, ap);
+    va_end(ap);
+    return len < 0 ? write_failed() : QEP_OK;
 }
 
 enum qep_status qep_stdout_flush(void) {
     if (fflush(stdout) != 0)
-        return qep_fail(QEP_ERR_IO, "stdout: write failed: %s", strerror(errno));
+        return write_failed();
     return ferror(stdout) ? qep_fail(QEP_ERR_IO, "stdout: an earlier write failed") : QEP_OK;
 }
 

@@ -14,10 +14,15 @@
  * QEP_ERR_SYSTEM. */
 enum qep_status qep_streams_init(void);
 
-/* Writes and flushes; 0 bytes (data NULL too) only flush. QEP_ERR_IO. */
+/* Writes and flushes; 0 bytes (data NULL too) only flush. QEP_ERR_IO; QEP_ERR_INTERRUPTED when a
+ * signal handler ran while it waited for a reader. */
 enum qep_status qep_stdout_write(const void *data, size_t bytes);
 
-/* What printf buffered; also fails when a write before did. QEP_ERR_IO. */
+/* printf whose failure is told where it happens, with its reason: for output that outgrows stdout's
+ * buffer. Errors as above. */
+enum qep_status qep_stdout_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* What printf buffered; also fails when a write before did. Errors as above. */
 enum qep_status qep_stdout_flush(void);
 
 /* A line of stdin with its end in *line (getline's: free), *len < 0 at the end of input.

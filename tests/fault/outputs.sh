@@ -177,17 +177,60 @@ expect closed-pipe-line 1 "$(grep -c '^qwen-ep: stdout: write failed: Broken pip
 { "$exe" inspect "$work/m" --ranks 4000 2>"$work/err"; echo $? >"$work/code"; } | head -n 1 >/dev/null
 expect inspect-closed-pipe "74 1" "$(cat "$work/code") $(grep -c '^qwen-ep: stdout: write failed: Broken pipe$' "$work/err")"
 
+# Its reader does not read: the run waits in a write (asleep each time one looks) when it is asked to stop.
+asleep() { # pid
+    for _ in 1 2 3 4 5 6; do
+        grep -q ' S ' "/proc/$1/stat" || return
+        sleep 0.02
+    done
+}
+fresh
+rm -f "$work/err" "$work/code"
+{
+    perl -e 'fcntl(STDOUT, 1031, 4096) or die "F_SETPIPE_SZ: $!"; exec @ARGV' timeout 30 "${long[@]}" --temperature 3 --seed 1 \
+        --logits "$d/f" 2>"$work/err" </dev/null
+    echo $? >"$work/code"
+} | {
+    for _ in $(seq 400); do
+        grep -qs loaded: "$work/err" && job=$(pgrep -P "$(pgrep -f "^timeout 30 .*--logits $d/f")") && asleep "$job" && break
+        sleep 0.02
+    done
+    kill -TERM "$job"
+    for _ in $(seq 100); do
+        [ -s "$work/code" ] && break
+        sleep 0.02
+    done
+} >/dev/null
+expect blocked "75 1 " "$(cat "$work/code") $(grep -c '^qwen-ep:.*interrupted' "$work/err") $(left)"
+
 if [ $have_mpi = 1 ]; then
     mpi=(mpirun --quiet -np 2 --oversubscribe --bind-to none "${long[@]}")
+    # The launcher takes two seconds to end a job: side by side, each in a directory of its own.
+    beside() { # name, command...
+        (
+            work=$work/$1 passed=0 failed=0
+            d=$work/d
+            mkdir "$work"
+            "${@:2}"
+            echo "$passed $failed" >"$work/count"
+        ) &
+        names+=("$1")
+    }
+    names=()
     for signal in HUP TERM; do
-        signalled "mpirun, $signal" $signal '' "${mpi[@]}"
+        beside $signal signalled "mpirun, $signal" $signal '' "${mpi[@]}"
     done
-    closed_pipe mpirun-closed-pipe "${mpi[@]}"
     # Another rank dies: the launcher ends rank 0 by SIGTERM.
-    signalled "mpirun, rank 1 killed" 0 137 bash -c '"$@" & job=$!
+    beside killed signalled "mpirun, rank 1 killed" 0 137 bash -c '"$@" & job=$!
         for i in $(seq 400); do [ -s "$0" ] && break; sleep 0.02; done
         for rank in $(pgrep -P $job qwen-ep); do grep -qz OMPI_COMM_WORLD_RANK=1 /proc/$rank/environ && kill -KILL $rank; done
-        wait $job' "$work/out" "${mpi[@]}"
+        wait $job' "$work/killed/out" "${mpi[@]}"
+    wait
+    for name in "${names[@]}"; do
+        read -r more_passed more_failed <"$work/$name/count"
+        passed=$((passed + more_passed)) failed=$((failed + more_failed))
+    done
+    closed_pipe mpirun-closed-pipe "${mpi[@]}"
 else
     echo "mpirun not used: built without MPI"
 fi
