@@ -1,6 +1,7 @@
 #include "bench/cuda/harness.h"
 
 #include "base/mem.h"
+#include "base/streams.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -126,7 +127,8 @@ static int by_size(const void *a, const void *b) {
     return (*x > *y) - (*x < *y);
 }
 
-static void report(struct bench *b, const struct bench_case *c, double median, double best) {
+static enum qep_status report(struct bench *b, const struct bench_case *c, double median,
+                              double best) {
     double gb_s = 1e-9 * c->bytes / median, tflop_s = 1e-12 * c->flops / median;
     if (b->num_cases == 0)
         puts("| op | shape | types | rows | us | best us | GB/s | of copy | TFLOP/s | of mma |\n"
@@ -134,16 +136,18 @@ static void report(struct bench *b, const struct bench_case *c, double median, d
     printf("| %s | %s | %s | %d | %.2f | %.2f | %.0f | %.0f %% | %.1f | %.0f %% |\n", c->op,
            c->shape, c->types, c->rows, 1e6 * median, 1e6 * best, gb_s, 100 * gb_s / b->copy_gb_s,
            tflop_s, 100 * tflop_s / b->mma_tflop_s);
-    fflush(stdout);
+    QEP_TRY(qep_stdout_flush());
     if (b->json != NULL)
-        fprintf(b->json,
-                "%s\n  {\"op\": \"%s\", \"shape\": \"%s\", \"types\": \"%s\", \"rows\": %d, "
-                "\"us\": %.3f, \"best_us\": %.3f, \"gb_s\": %.2f, \"of_copy\": %.4f, "
-                "\"tflop_s\": %.3f, \"of_mma\": %.4f, \"rotations\": %d}",
-                b->num_cases > 0 ? "," : "", c->op, c->shape, c->types, c->rows, 1e6 * median,
-                1e6 * best, gb_s, gb_s / b->copy_gb_s, tflop_s, tflop_s / b->mma_tflop_s,
-                c->rotations);
+        QEP_TRY(qep_output_printf(
+            b->json,
+            "%s\n  {\"op\": \"%s\", \"shape\": \"%s\", \"types\": \"%s\", \"rows\": %d, "
+            "\"us\": %.3f, \"best_us\": %.3f, \"gb_s\": %.2f, \"of_copy\": %.4f, "
+            "\"tflop_s\": %.3f, \"of_mma\": %.4f, \"rotations\": %d}",
+            b->num_cases > 0 ? "," : "", c->op, c->shape, c->types, c->rows, 1e6 * median,
+            1e6 * best, gb_s, gb_s / b->copy_gb_s, tflop_s, tflop_s / b->mma_tflop_s,
+            c->rotations));
     b->num_cases++;
+    return QEP_OK;
 }
 
 enum qep_status bench_run(struct bench *b, const struct bench_case *c) {
@@ -160,8 +164,7 @@ enum qep_status bench_run(struct bench *b, const struct bench_case *c) {
         return qep_fail(st, "%s %s %s, %d rows: %s", c->op, c->shape, c->types, c->rows, why);
     }
     qsort(seconds, (size_t)b->repeats, sizeof *seconds, by_size);
-    report(b, c, seconds[b->repeats / 2] / c->rotations, seconds[0] / c->rotations);
-    return QEP_OK;
+    return report(b, c, seconds[b->repeats / 2] / c->rotations, seconds[0] / c->rotations);
 }
 
 /* ---- what the device can do ---- */

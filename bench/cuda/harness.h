@@ -5,6 +5,7 @@
 #ifndef QEP_BENCH_CUDA_HARNESS_H
 #define QEP_BENCH_CUDA_HARNESS_H
 
+#include "base/output.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/device_ops.h"
 
@@ -21,7 +22,7 @@ struct bench {
     bool tiny;        /* small shapes: for machines that only emulate */
     const char *only; /* the op to measure, NULL: all */
     double copy_gb_s, mma_tflop_s;
-    FILE *json;
+    struct qep_output *json; /* NULL: none */
     int num_cases;
 };
 

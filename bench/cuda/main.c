@@ -5,6 +5,7 @@
 #include "bench/cuda/harness.h"
 
 #include "base/number.h"
+#include "base/streams.h"
 
 #include <getopt.h>
 #include <stdlib.h>
@@ -25,28 +26,43 @@ static enum qep_status open_device(struct bench *b) {
     QEP_TRY(bench_measure_peaks(b));
     printf("%s (%s), L2 %.0f MB: copies %.0f GB/s (read + write), mma.sync bf16 %.0f TFLOP/s\n\n",
            device.name, b->be->isa, 1e-6 * l2_bytes, b->copy_gb_s, b->mma_tflop_s);
-    if (b->json != NULL)
-        fprintf(b->json,
-                "{\"device\": \"%s\", \"isa\": \"%s\", \"l2_bytes\": %d, \"copy_gb_s\": %.1f, "
-                "\"mma_tflop_s\": %.1f, \"repeats\": %d, \"cases\": [",
-                device.name, b->be->isa, l2_bytes, b->copy_gb_s, b->mma_tflop_s, b->repeats);
-    return QEP_OK;
+    if (b->json == NULL)
+        return QEP_OK;
+    return qep_output_printf(
+        b->json,
+        "{\"device\": \"%s\", \"isa\": \"%s\", \"l2_bytes\": %d, \"copy_gb_s\": %.1f, "
+        "\"mma_tflop_s\": %.1f, \"repeats\": %d, \"cases\": [",
+        device.name, b->be->isa, l2_bytes, b->copy_gb_s, b->mma_tflop_s, b->repeats);
+}
+
+/* Into its place, whether a part failed or not: what the others measured is whole. */
+static enum qep_status end_json(struct bench *b) {
+    if (b->json == NULL)
+        return QEP_OK;
+    QEP_TRY(qep_output_printf(b->json, "\n]}\n"));
+    return qep_output_finish(b->json);
+}
+
+static int complain(enum qep_status st) {
+    if (st != QEP_OK)
+        fprintf(stderr, "bench_cuda: %s\n", qep_last_error());
+    return (int)st;
 }
 
 static enum qep_status run(struct bench *b) {
     static enum qep_status (*const parts[])(struct bench *) = {
         bench_matmul, bench_experts, bench_attention, bench_delta, bench_small};
-    enum qep_status worst = QEP_OK;
-    QEP_TRY(open_device(b));
+    enum qep_status worst = open_device(b);
+    if (worst != QEP_OK)
+        return (enum qep_status)complain(worst);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         enum qep_status st = parts[i](b);
-        if (st != QEP_OK)
-            fprintf(stderr, "bench_cuda: %s\n", qep_last_error());
+        complain(st);
         worst = st != QEP_OK ? st : worst;
     }
-    if (b->json != NULL)
-        fprintf(b->json, "\n]}\n");
-    return worst;
+    enum qep_status st = end_json(b);
+    complain(st);
+    return st != QEP_OK ? st : worst;
 }
 
 static bool is_op(const char *name) {
@@ -72,6 +88,8 @@ int main(int argc, char **argv) {
     struct bench b = {.repeats = 21};
     const char *json = NULL;
     int64_t repeats = b.repeats;
+    if (qep_streams_init() != QEP_OK)
+        return complain(QEP_ERR_SYSTEM);
     for (int opt; (opt = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (opt == 'j')
             json = optarg;
@@ -87,16 +105,14 @@ int main(int argc, char **argv) {
     }
     if (optind < argc || (b.only != NULL && !is_op(b.only)))
         return usage();
-    if (json != NULL && (b.json = fopen(json, "w")) == NULL) {
-        fprintf(stderr, "bench_cuda: %s: cannot create\n", json);
-        return QEP_ERR_CANTCREATE;
+    if (json != NULL) {
+        enum qep_status opened = qep_output_create(json, "--json", QEP_OUTPUT_STREAM, &b.json);
+        if (opened != QEP_OK)
+            return complain(opened);
     }
     enum qep_status st = run(&b);
-    if (b.be == NULL)
-        fprintf(stderr, "bench_cuda: %s\n", qep_last_error());
-    else
+    if (b.be != NULL)
         b.be->ops->destroy(b.be);
-    if (b.json != NULL && fclose(b.json) != 0 && st == QEP_OK)
-        st = QEP_ERR_IO;
+    qep_output_destroy(b.json);
     return (int)st;
 }

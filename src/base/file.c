@@ -1,6 +1,7 @@
 #include "base/file.h"
 
 #include "base/mem.h"
+#include "base/output.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -90,8 +91,8 @@ static enum qep_status fail_read(const char *path, int error) {
     return qep_fail(QEP_ERR_IO, "%s: read failed: %s", path, strerror(error));
 }
 
-static enum qep_status read_stream(int fd, const char *path, size_t max_bytes, char **data,
-                                   size_t *len) {
+enum qep_status qep_file_read_fd(int fd, const char *path, size_t max_bytes, char **data,
+                                 size_t *len) {
     void *buf = NULL;
     size_t cap = 0, used = 0;
     enum qep_status st = QEP_OK;
@@ -129,7 +130,7 @@ enum qep_status qep_file_read(const char *path, size_t max_bytes, char **data, s
     enum qep_status st =
         bytes > max_bytes ? qep_fail(QEP_ERR_DATA, "%s: %llu bytes, at most %zu are allowed here",
                                      path, (unsigned long long)bytes, max_bytes)
-                          : read_stream(fd, path, max_bytes, data, len);
+                          : qep_file_read_fd(fd, path, max_bytes, data, len);
     close(fd);
     return st;
 }
@@ -152,7 +153,7 @@ enum qep_status qep_input_read(const char *path, size_t max_bytes, char **data, 
     *data = NULL;
     *len = 0;
     QEP_TRY(open_input(path, &fd));
-    enum qep_status st = read_stream(fd, path, max_bytes, data, len);
+    enum qep_status st = qep_file_read_fd(fd, path, max_bytes, data, len);
     close(fd);
     return st;
 }
@@ -172,29 +173,12 @@ enum qep_status qep_file_write_all(int fd, const char *path, const void *data, s
 }
 
 enum qep_status qep_file_write_atomic(const char *path, const void *data, size_t bytes) {
-    size_t n = strlen(path) + 5;
-    void *tmp_mem = NULL;
-    QEP_TRY(qep_alloc(n, 1, "path", &tmp_mem));
-    char *tmp = tmp_mem;
-    snprintf(tmp, n, "%s.tmp", path);
-    enum qep_status st = QEP_OK;
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) {
-        st = qep_fail(QEP_ERR_CANTCREATE, "%s: cannot create: %s", tmp, strerror(errno));
-        goto done;
-    }
-    st = qep_file_write_all(fd, tmp, data, bytes);
-    if (st == QEP_OK && fsync(fd) != 0 && errno != EINVAL)
-        st = qep_fail(QEP_ERR_IO, "%s: fsync failed: %s", tmp, strerror(errno));
-    if (close(fd) != 0 && st == QEP_OK)
-        st = qep_fail(QEP_ERR_IO, "%s: close failed: %s", tmp, strerror(errno));
-    if (st == QEP_OK && rename(tmp, path) != 0)
-        st =
-            qep_fail(QEP_ERR_CANTCREATE, "%s: cannot rename into place: %s", path, strerror(errno));
-    if (st != QEP_OK)
-        unlink(tmp);
-done:
-    free(tmp);
+    struct qep_output *output = NULL;
+    QEP_TRY(qep_output_create(path, NULL, QEP_OUTPUT_SEEKS, &output));
+    enum qep_status st = qep_output_write(output, data, bytes);
+    if (st == QEP_OK)
+        st = qep_output_finish(output);
+    qep_output_destroy(output);
     return st;
 }
 

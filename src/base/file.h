@@ -29,6 +29,9 @@ enum qep_status qep_input_read(const char *path, size_t max_bytes, char **data, 
 
 /* Either of the two. */
 typedef enum qep_status qep_read_fn(const char *path, size_t max_bytes, char **data, size_t *len);
+/* The same from where `fd` stands to its end; `path` is for messages. */
+enum qep_status qep_file_read_fd(int fd, const char *path, size_t max_bytes, char **data,
+                                 size_t *len);
 
 /* Reads exactly `bytes` at `offset`. */
 enum qep_status qep_file_pread(int fd, const char *path, void *out, size_t bytes, uint64_t offset);
@@ -36,7 +39,7 @@ enum qep_status qep_file_pread(int fd, const char *path, void *out, size_t bytes
 /* Writes all bytes at the current position. */
 enum qep_status qep_file_write_all(int fd, const char *path, const void *data, size_t bytes);
 
-/* Writes PATH.tmp, fsyncs it and renames it to PATH: the file is there whole or not at all. */
+/* Puts a file in its place at once (base/output.h): it is there whole or not at all. */
 enum qep_status qep_file_write_atomic(const char *path, const void *data, size_t bytes);
 
 /* Creates a directory and its missing parents; an existing directory is fine. */

@@ -174,16 +174,19 @@ static enum qep_status fill_file(struct file_job *job) {
     return job->st == QEP_OK ? QEP_OK : qep_fail(job->st, "%s", job->error);
 }
 
+/* The directory was empty: a file that has the name by now is somebody else's, and stays. */
 static enum qep_status write_part(struct qep_hf_writer *w, const struct qep_hf_file *file,
                                   const char *path) {
     struct file_job job = {
         .writer = w, .file = file, .path = path, .mutex = PTHREAD_MUTEX_INITIALIZER};
-    job.fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    job.fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (job.fd < 0)
         return qep_fail(QEP_ERR_CANTCREATE, "%s: cannot create: %s", path, strerror(errno));
     enum qep_status st = fill_file(&job);
     if (close(job.fd) != 0 && st == QEP_OK)
         st = qep_fail(QEP_ERR_IO, "%s: close failed: %s", path, strerror(errno));
+    if (st != QEP_OK)
+        unlink(path);
     pthread_mutex_destroy(&job.mutex);
     return st;
 }
@@ -196,12 +199,11 @@ enum qep_status qep_hf_write_file(struct qep_hf_writer *writer, size_t file_idx)
     snprintf(name, sizeof name, "%s.part", file->name);
     QEP_TRY_GOTO(st, done, qep_path_join(writer->options.dir, file->name, &path));
     QEP_TRY_GOTO(st, done, qep_path_join(writer->options.dir, name, &part));
-    st = write_part(writer, file, part);
-    if (st == QEP_OK && rename(part, path) != 0)
-        st =
-            qep_fail(QEP_ERR_CANTCREATE, "%s: cannot rename into place: %s", path, strerror(errno));
-    if (st != QEP_OK)
-        unlink(part);
+    QEP_TRY_GOTO(st, done, write_part(writer, file, part));
+    if (rename(part, path) == 0)
+        goto done;
+    st = qep_fail(QEP_ERR_CANTCREATE, "%s: cannot rename into place: %s", path, strerror(errno));
+    unlink(part);
 done:
     free(path);
     free(part);

@@ -6,7 +6,7 @@
 #include "cli/bench_internal.h"
 #include "cli/inputs.h"
 
-#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -94,7 +94,7 @@ static enum qep_status run_prefill(struct bench *b, struct qep_plan *plan, int32
     }
     snprintf(r.test, sizeof r.test, "pp%d", n);
     bench_statistics(rates, b->repeats, &r);
-    bench_print(b, &r);
+    QEP_TRY(bench_print(b, &r));
     return b->launches == NULL ? QEP_OK : bench_time_launches(b, plan, &r, n);
 }
 
@@ -109,7 +109,7 @@ static enum qep_status run_decode(struct bench *b, struct qep_plan *plan, int32_
     }
     snprintf(r.test, sizeof r.test, "tg%lld", (long long)b->num_new);
     bench_statistics(rates, b->repeats, &r);
-    bench_print(b, &r);
+    QEP_TRY(bench_print(b, &r));
     return b->launches == NULL ? QEP_OK : bench_time_launches(b, plan, &r, 0);
 }
 
@@ -158,10 +158,7 @@ static void print_help(const struct qep_option_table *own) {
 static enum qep_status open_launches(struct bench *b) {
     if (b->launch_times == NULL)
         return QEP_OK;
-    b->launches = fopen(b->launch_times, "w");
-    return b->launches != NULL
-               ? QEP_OK
-               : qep_fail(QEP_ERR_CANTCREATE, "%s: %s", b->launch_times, strerror(errno));
+    return qep_output_create(b->launch_times, "--launch-times", QEP_OUTPUT_STREAM, &b->launches);
 }
 
 enum qep_status qep_cmd_bench(struct qep_job *job, int argc, char **argv) {
@@ -211,8 +208,9 @@ enum qep_status qep_cmd_bench(struct qep_job *job, int argc, char **argv) {
     st = qep_comm_agree(job->comm, st);
     if (st == QEP_OK)
         st = qep_common_launch(job->comm, &b.common, bench_rank, &b);
-    if (b.launches != NULL && fclose(b.launches) != 0 && st == QEP_OK)
-        st = qep_fail(QEP_ERR_IO, "%s: %s", b.launch_times, strerror(errno));
+    if (b.launches != NULL && st == QEP_OK)
+        st = qep_output_finish(b.launches);
+    qep_output_destroy(b.launches);
     qep_recipe_free(&b.random_recipe);
     return st;
 }

@@ -2,10 +2,9 @@
 #ifndef QEP_CLI_BENCH_INTERNAL_H
 #define QEP_CLI_BENCH_INTERNAL_H
 
+#include "base/output.h"
 #include "cli/common.h"
 #include "quant/recipe.h"
-
-#include <stdio.h>
 
 enum { BENCH_MAX_LIST = 16, BENCH_MAX_REPEATS = 1000, BENCH_WARM_UP_STEPS = 4 };
 
@@ -25,7 +24,7 @@ struct bench {
     int64_t num_new, repeats;
     struct bench_list prompt_list, depth_list, batch_list;
     struct qep_engine *engine;
-    FILE *launches; /* open for launch_times on rank 0, else NULL */
+    struct qep_output *launches; /* for launch_times on rank 0, else NULL */
     int rows_printed;
 };
 
@@ -46,11 +45,11 @@ enum qep_status bench_time_decode(struct bench *b, struct qep_plan *plan, int32_
 enum qep_status bench_time_launches(struct bench *b, struct qep_plan *plan,
                                     const struct bench_result *r, int32_t n);
 
-/* bench_report.c: fills mean and sd, prints a row. */
+/* bench_report.c: fills mean and sd, prints a row (QEP_ERR_IO). */
 void bench_statistics(const double *rates, int64_t n, struct bench_result *r);
-void bench_print(struct bench *b, const struct bench_result *r);
+enum qep_status bench_print(struct bench *b, const struct bench_result *r);
 /* An object a line to b->launches. */
-void bench_print_launches(struct bench *b, const struct bench_result *r,
-                          const struct qep_launch_time *times, size_t num);
+enum qep_status bench_print_launches(struct bench *b, const struct bench_result *r,
+                                     const struct qep_launch_time *times, size_t num);
 
 #endif

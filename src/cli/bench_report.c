@@ -1,6 +1,8 @@
 /* The rows of `qwen-ep bench`. */
 #include "cli/bench_internal.h"
 
+#include "base/streams.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,7 +31,7 @@ static const char *quote(const char *text, char escape, char *out, size_t out_by
     return out;
 }
 
-void bench_print(struct bench *b, const struct bench_result *r) {
+enum qep_status bench_print(struct bench *b, const struct bench_result *r) {
     char recipe[2 * QEP_RECIPE_NAME_MAX + 4];
     const struct qep_engine_facts *f = qep_engine_get_facts(b->engine);
     int ranks = qep_engine_comm(b->engine)->num_ranks;
@@ -64,19 +66,20 @@ void bench_print(struct bench *b, const struct bench_result *r) {
             f->load_s > 0 ? 1e-9 * (double)f->tensor_bytes / f->load_s : 0.0,
             r->decode ? qep_engine_step_bytes(b->engine, r->batch, r->depth) : 0.0);
     }
-    fflush(stdout);
+    return qep_stdout_flush();
 }
 
-void bench_print_launches(struct bench *b, const struct bench_result *r,
-                          const struct qep_launch_time *times, size_t num) {
+enum qep_status bench_print_launches(struct bench *b, const struct bench_result *r,
+                                     const struct qep_launch_time *times, size_t num) {
     for (size_t i = 0; i < num; i++) {
         const struct qep_launch_time *t = &times[i];
-        fprintf(b->launches,
-                "{\"test\": \"%s\", \"batch\": %lld, \"depth\": %lld, \"launch\": %zu, "
-                "\"kernel\": \"%s\", \"grid\": [%u, %u, %u], \"block\": [%u, %u, %u], "
-                "\"shared_bytes\": %zu, \"us\": %.3f}\n",
-                r->test, (long long)r->batch, (long long)r->depth, i, t->kernel, t->grid[0],
-                t->grid[1], t->grid[2], t->block[0], t->block[1], t->block[2], t->shared_bytes,
-                t->us);
+        QEP_TRY(qep_output_printf(
+            b->launches,
+            "{\"test\": \"%s\", \"batch\": %lld, \"depth\": %lld, \"launch\": %zu, "
+            "\"kernel\": \"%s\", \"grid\": [%u, %u, %u], \"block\": [%u, %u, %u], "
+            "\"shared_bytes\": %zu, \"us\": %.3f}\n",
+            r->test, (long long)r->batch, (long long)r->depth, i, t->kernel, t->grid[0], t->grid[1],
+            t->grid[2], t->block[0], t->block[1], t->block[2], t->shared_bytes, t->us));
     }
+    return QEP_OK;
 }

@@ -185,7 +185,7 @@ enum qep_status bench_time_launches(struct bench *b, struct qep_plan *plan,
     QEP_TRY(qep_engine_profile_begin(b->engine));
     QEP_TRY(one_more(b, plan, r, n)); /* a profile left open ends with the engine */
     QEP_TRY(qep_engine_profile_end(b->engine, &times, &num));
-    bench_print_launches(b, r, times, num);
+    enum qep_status st = bench_print_launches(b, r, times, num);
     free(times);
-    return QEP_OK;
+    return st;
 }

@@ -11,7 +11,9 @@
 #include <unistd.h>
 
 volatile sig_atomic_t qep_stop_requested;
-static struct sigaction old_int, old_term;
+static const int stop_signals[] = {SIGINT, SIGTERM, SIGHUP};
+enum { NUM_STOP_SIGNALS = sizeof stop_signals / sizeof *stop_signals };
+static struct sigaction old_actions[NUM_STOP_SIGNALS];
 
 static void on_signal(int number) {
     (void)number;
@@ -22,13 +24,16 @@ void qep_stop_install(void) {
     struct sigaction action = {.sa_handler = on_signal};
     sigemptyset(&action.sa_mask);
     qep_stop_requested = 0;
-    sigaction(SIGINT, &action, &old_int);
-    sigaction(SIGTERM, &action, &old_term);
+    for (int i = 0; i < NUM_STOP_SIGNALS; i++) {
+        sigaction(stop_signals[i], &action, &old_actions[i]);
+        if (stop_signals[i] == SIGHUP && old_actions[i].sa_handler == SIG_IGN) /* nohup */
+            sigaction(SIGHUP, &old_actions[i], NULL);
+    }
 }
 
 void qep_stop_restore(void) {
-    sigaction(SIGINT, &old_int, NULL);
-    sigaction(SIGTERM, &old_term, NULL);
+    for (int i = 0; i < NUM_STOP_SIGNALS; i++)
+        sigaction(stop_signals[i], &old_actions[i], NULL);
 }
 
 int qep_default_jobs(const struct qep_comm *comm) {

@@ -8,7 +8,8 @@
 
 #include <signal.h>
 
-/* Set by SIGINT and SIGTERM between qep_stop_install and qep_stop_restore. */
+/* Set by SIGINT, SIGTERM and SIGHUP (unless ignored before: nohup) between qep_stop_install and
+ * qep_stop_restore. */
 extern volatile sig_atomic_t qep_stop_requested;
 void qep_stop_install(void);
 void qep_stop_restore(void);

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/streams.h"
 #include "base/team.h"
 #include "cli/build_cli.h"
 #include "cli/command.h"
@@ -95,17 +96,19 @@ static void print_types(const struct qep_manifest *m) {
                    (double)bytes[t] / 1e6);
 }
 
-static void print_files(const struct qep_shard_dir *dir) {
+static enum qep_status print_files(const struct qep_shard_dir *dir) {
     const struct qep_manifest *m = qep_shard_dir_manifest(dir);
     printf("\n%-22s %8s %8s %14s %14s %6s\n", "file", "tensors", "frames", "content", "stored",
            "ratio");
     for (size_t f = 0; f < m->layout.num_files; f++) {
         const struct qep_seekable *file = qep_shard_dir_file(dir, f);
-        printf("%-22s %8zu %8zu %14llu %14llu %6.3f\n", m->layout.files[f].name,
-               m->layout.files[f].num_specs, file->num_frames,
-               (unsigned long long)file->content_bytes, (unsigned long long)file->bytes,
-               (double)file->bytes / ((double)file->content_bytes + 1e-9));
+        QEP_TRY(qep_stdout_printf("%-22s %8zu %8zu %14llu %14llu %6.3f\n", m->layout.files[f].name,
+                                  m->layout.files[f].num_specs, file->num_frames,
+                                  (unsigned long long)file->content_bytes,
+                                  (unsigned long long)file->bytes,
+                                  (double)file->bytes / ((double)file->content_bytes + 1e-9)));
     }
+    return QEP_OK;
 }
 
 static enum qep_status print_ranks(const struct qep_shard_dir *dir,
@@ -125,9 +128,10 @@ static enum qep_status print_ranks(const struct qep_shard_dir *dir,
                args->attention, "rank", "experts", "experts MB", "dense MB", "head MB", "embed MB");
     }
     for (int r = 0; st == QEP_OK && r < p->num_ranks; r++)
-        printf("%5d %5d..%-4d %13.2f %13.2f %13.2f %13.2f\n", r, (int)p->experts[r].begin,
-               (int)p->experts[r].end, (double)ranks[r].experts / 1e6, (double)ranks[r].dense / 1e6,
-               (double)ranks[r].head / 1e6, (double)ranks[r].embed / 1e6);
+        st = qep_stdout_printf("%5d %5d..%-4d %13.2f %13.2f %13.2f %13.2f\n", r,
+                               (int)p->experts[r].begin, (int)p->experts[r].end,
+                               (double)ranks[r].experts / 1e6, (double)ranks[r].dense / 1e6,
+                               (double)ranks[r].head / 1e6, (double)ranks[r].embed / 1e6);
     free(ranks);
     qep_placement_destroy(p);
     return st;
@@ -196,8 +200,10 @@ static enum qep_status verify(const struct qep_job *job, const struct qep_shard_
 static enum qep_status show(const struct qep_shard_dir *dir, const struct inspect_args *args) {
     print_model(dir);
     print_types(qep_shard_dir_manifest(dir));
-    print_files(dir);
-    return args->ranks > 0 ? print_ranks(dir, args) : QEP_OK;
+    QEP_TRY(print_files(dir));
+    if (args->ranks > 0)
+        QEP_TRY(print_ranks(dir, args));
+    return qep_stdout_flush();
 }
 
 enum qep_status qep_cmd_inspect(struct qep_job *job, int argc, char **argv) {

@@ -10,7 +10,7 @@
 
 struct qep_logits_file;
 
-/* Creates PATH.tmp. QEP_ERR_CANTCREATE names it. */
+/* Opens the output (base/output.h tells the errors). */
 enum qep_status qep_logits_file_create(const char *path, int32_t vocab_size,
                                        struct qep_logits_file **out);
 
@@ -18,7 +18,7 @@ enum qep_status qep_logits_file_create(const char *path, int32_t vocab_size,
 enum qep_status qep_logits_file_add(struct qep_logits_file *file, int32_t token_id,
                                     const float *logits);
 
-/* Writes header and ids and renames into place. */
+/* Writes header and ids and puts the file in its place. */
 enum qep_status qep_logits_file_finish(struct qep_logits_file *file);
 
 /* Closes; an unfinished file is removed. NULL is fine. */

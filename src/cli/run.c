@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/streams.h"
 #include "cli/logits_file.h"
 #include "cli/run_prompt.h"
 #include "dist/drain.h"
@@ -12,7 +13,6 @@
 #include "shard/verify.h"
 #include "text/detokenizer.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -121,10 +121,10 @@ done:
     return st;
 }
 
-static enum qep_status write_stdout(const char *data, size_t len) {
-    if (fwrite(data, 1, len, stdout) != len || fflush(stdout) != 0)
-        return qep_fail(QEP_ERR_IO, "stdout: write failed: %s", strerror(errno));
-    return QEP_OK;
+/* What came to the reply since it had `before` bytes. */
+static enum qep_status write_reply(const struct coordinator *c, size_t before) {
+    return c->reply.len > before ? qep_stdout_write(c->reply.data + before, c->reply.len - before)
+                                 : QEP_OK;
 }
 
 static enum qep_status on_token(void *ctx, int32_t id, bool is_stop) {
@@ -132,13 +132,13 @@ static enum qep_status on_token(void *ctx, int32_t id, bool is_stop) {
     if (c->print_ids) {
         char text[16];
         int n = snprintf(text, sizeof text, c->ids_printed++ > 0 ? ",%d" : "%d", id);
-        return write_stdout(text, (size_t)n);
+        return qep_stdout_write(text, (size_t)n);
     }
     if (c->text.tok == NULL || is_stop)
         return QEP_OK;
     size_t before = c->reply.len;
     QEP_TRY(qep_detokenizer_push(&c->detok, id, &c->reply));
-    return c->print_text ? write_stdout(c->reply.data + before, c->reply.len - before) : QEP_OK;
+    return c->print_text ? write_reply(c, before) : QEP_OK;
 }
 
 static enum qep_status on_row(void *ctx, int32_t token_id, const float *logits) {
@@ -168,8 +168,8 @@ static enum qep_status generate(struct coordinator *c, struct qep_generate_resul
     if (c->text.tok != NULL)
         QEP_TRY(qep_detokenizer_flush(&c->detok, &c->reply));
     if (c->print_text)
-        QEP_TRY(write_stdout(c->reply.data + before, c->reply.len - before));
-    return c->opt->json ? QEP_OK : write_stdout("\n", 1);
+        QEP_TRY(write_reply(c, before));
+    return c->opt->json ? QEP_OK : qep_stdout_write("\n", 1);
 }
 
 static double per_second(double count, double seconds) {
@@ -235,7 +235,7 @@ static enum qep_status print_json(const struct coordinator *c,
     if (st == QEP_OK)
         st = append_format(&out, text, n);
     if (st == QEP_OK)
-        st = write_stdout(out.data, out.len);
+        st = qep_stdout_write(out.data, out.len);
     qep_bytes_free(&out);
     return st;
 }
@@ -274,8 +274,12 @@ static enum qep_status turn(struct coordinator *c, struct qep_talk *talk, const 
 static enum qep_status read_line(struct coordinator *c, char **line, size_t *cap, ssize_t *len) {
     QEP_TRY(qep_engine_idle(c->engine));
     if (isatty(STDIN_FILENO))
-        QEP_TRY(write_stdout("> ", 2));
-    *len = getline(line, cap, stdin);
+        QEP_TRY(qep_stdout_write("> ", 2));
+    enum qep_status st = QEP_OK;
+    do
+        st = qep_stdin_line(line, cap, len);
+    while (st == QEP_ERR_INTERRUPTED && !qep_drain_requested());
+    QEP_TRY(st);
     while (*len > 0 && ((*line)[*len - 1] == '\n' || (*line)[*len - 1] == '\r'))
         (*len)--;
     return QEP_OK;

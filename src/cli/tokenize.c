@@ -1,6 +1,7 @@
 /* qwen-ep tokenize: text <-> ids and chat templates, on rank 0. */
 #include "base/file.h"
 #include "base/number.h"
+#include "base/streams.h"
 #include "cli/command.h"
 #include "cli/options.h"
 #include "shard/side_files.h"
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAX_TEXT_BYTES = 1 << 30 };
 
@@ -118,17 +120,11 @@ static enum qep_status check_usage(const struct tokenize *t) {
     return QEP_OK;
 }
 
-static enum qep_status write_out(const struct qep_bytes *bytes) {
-    if (fwrite(bytes->data, 1, bytes->len, stdout) != bytes->len || fflush(stdout) != 0)
-        return qep_fail(QEP_ERR_IO, "stdout: write failed: %s", strerror(errno));
-    return QEP_OK;
-}
-
 static enum qep_status write_ids(struct tokenize *t, const struct qep_ids *ids) {
     t->line.len = 0;
     QEP_TRY(qep_json_append_ids(&t->line, ids));
     QEP_TRY(qep_bytes_append_str(&t->line, "\n"));
-    return write_out(&t->line);
+    return qep_stdout_write(t->line.data, t->line.len);
 }
 
 static enum qep_status encode_text(struct tokenize *t, const char *data, size_t len) {
@@ -141,10 +137,12 @@ static enum qep_status encode_text(struct tokenize *t, const char *data, size_t 
 }
 
 static enum qep_status encode_file(struct tokenize *t) {
-    const char *path = strcmp(t->text_file, "-") == 0 ? "/dev/stdin" : t->text_file;
     char *data = NULL;
     size_t len = 0;
-    QEP_TRY(qep_input_read(path, MAX_TEXT_BYTES, &data, &len));
+    if (strcmp(t->text_file, "-") == 0)
+        QEP_TRY(qep_file_read_fd(STDIN_FILENO, "stdin", MAX_TEXT_BYTES, &data, &len));
+    else
+        QEP_TRY(qep_input_read(t->text_file, MAX_TEXT_BYTES, &data, &len));
     enum qep_status st = encode_text(t, data, len);
     free(data);
     return st;
@@ -194,7 +192,7 @@ static enum qep_status encode_chat(struct tokenize *t) {
     if (st == QEP_OK && !t->render)
         st = qep_bytes_append_str(&t->line, "\n");
     if (st == QEP_OK)
-        st = write_out(&t->line);
+        st = qep_stdout_write(t->line.data, t->line.len);
     qep_value_doc_destroy(doc);
     free(data);
     return st;
@@ -241,18 +239,21 @@ static enum qep_status answer_line(struct tokenize *t, const char *data, size_t 
         QEP_TRY(qep_bytes_append_str(&t->line, "}"));
     }
     QEP_TRY(qep_bytes_append_str(&t->line, "\n"));
-    return write_out(&t->line);
+    return qep_stdout_write(t->line.data, t->line.len);
 }
 
 static enum qep_status answer_lines(struct tokenize *t) {
     char *line = NULL;
     size_t cap = 0;
     enum qep_status st = QEP_OK;
-    for (ssize_t len; st == QEP_OK && (len = getline(&line, &cap, stdin)) > 0;)
+    for (ssize_t len; st == QEP_OK;) {
+        QEP_TRY_GOTO(st, done, qep_stdin_line(&line, &cap, &len));
+        if (len <= 0)
+            break;
         st = answer_line(t, line, (size_t)len - (line[len - 1] == '\n'));
+    }
+done:
     free(line);
-    if (st == QEP_OK && ferror(stdin))
-        st = qep_fail(QEP_ERR_IO, "stdin: read failed: %s", strerror(errno));
     return st;
 }
 
@@ -280,7 +281,7 @@ static enum qep_status decode_ids(struct tokenize *t) {
     if (st == QEP_OK)
         st = qep_bytes_append_str(&t->line, "\n");
     if (st == QEP_OK)
-        st = write_out(&t->line);
+        st = qep_stdout_write(t->line.data, t->line.len);
     qep_ids_free(&ids);
     return st;
 }

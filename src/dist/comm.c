@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/temporary.h"
 
 #include <pthread.h>
 #include <stdarg.h>
@@ -114,6 +115,7 @@ _Noreturn void qep_comm_give_up(struct qep_comm *comm, enum qep_status st, const
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     pthread_mutex_lock(&speaking);
+    qep_temporaries_remove();
     qep_error_line("rank %d: %s", comm->rank, text);
     comm->ops->abort(comm, (int)st);
     abort();

@@ -72,9 +72,9 @@ enum qep_status qep_comm_same(struct qep_comm *comm, const char *what, const cha
 
 enum qep_status qep_comm_barrier(struct qep_comm *comm);
 
-/* For a rank that fails alone, whose peers would wait for it: writes the error line "rank R: ..."
- * and ends the job with exit code st. Of one process's ranks only the first speaks; the others wait
- * here for the end. */
+/* For a rank that fails alone, whose peers would wait for it: removes this process's unfinished
+ * outputs (base/temporary.h), writes the error line "rank R: ..." and ends the job with exit code
+ * st. Of one process's ranks only the first speaks; the others wait here for the end. */
 _Noreturn void qep_comm_give_up(struct qep_comm *comm, enum qep_status st, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 

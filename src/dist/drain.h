@@ -1,5 +1,7 @@
-/* Being asked to stop: SIGUSR1 (sent by job schedulers before the time limit), SIGTERM, SIGINT. The
- * handler only sets a flag; rank 0 carries it in the plan, so that all ranks stop at one token. */
+/* Being asked to stop: SIGUSR1 (sent by job schedulers before the time limit), SIGTERM, SIGINT, and
+ * SIGHUP unless it was ignored before (nohup). The handler removes unfinished outputs
+ * (base/temporary.h) and sets a flag; rank 0 carries it in the plan, so that all ranks stop at one
+ * token. */
 #ifndef QEP_DIST_DRAIN_H
 #define QEP_DIST_DRAIN_H
 

@@ -12,6 +12,7 @@ if(TARGET qwen-ep)
   qep_script_test(fault workdir fault/workdir.sh)
   qep_script_test(fault files fault/files.sh)
   qep_script_test(fault options fault/options.sh)
+  qep_script_test(fault outputs fault/outputs.sh $<$<TARGET_EXISTS:bench_cuda_emu>:$<TARGET_FILE:bench_cuda_emu>>)
 endif()
 if(TARGET qwen-ep-emu)
   add_test(NAME fault.gpu COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/fault/gpu.sh $<TARGET_FILE:qwen-ep-emu> $<TARGET_FILE:qwen-ep>

@@ -1,4 +1,5 @@
 /* What happens around the files: interruption and continuation, refusal, failure. */
+#include "checkpoint/hf_plan.h"
 #include "shard/shard.h"
 
 #include "build_fixture.h"
@@ -296,6 +297,39 @@ START_TEST(synthesis_is_the_same_either_way) {
 }
 END_TEST
 
+/* A link that came into the directory while synth wrote there leads to somebody's file. */
+START_TEST(a_part_that_is_there_is_left_alone) {
+    char base[64], hf[128], part[400];
+    size_t len = 0;
+    struct random_model m;
+    struct qep_hf_writer *writer = NULL;
+    scratch_dir(base);
+    join(hf, sizeof hf, base, "hf");
+    random_model_open(&m, "configs/tiny-random.json", 7);
+    struct qep_hf_options options = {.dir = hf,
+                                     .config_text = m.text,
+                                     .config_len = m.len,
+                                     .config = &m.config,
+                                     .inventory = &m.inventory,
+                                     .source = qep_random_rows(m.random),
+                                     .num_threads = 1};
+    ASSERT_OK(qep_hf_writer_create(&options, &writer));
+    ASSERT_OK(qep_hf_prepare(writer));
+    spill(base, "victim", "old", 3);
+    snprintf(part, sizeof part, "%s/%s.part", hf, writer->files[0].name);
+    ck_assert_int_eq(symlink("../victim", part), 0);
+    ck_assert_int_eq(qep_hf_write_file(writer, 0), QEP_ERR_CANTCREATE);
+    char *text = slurp(base, "victim", &len);
+    ck_assert(len == 3 && memcmp(text, "old", 3) == 0);
+    ck_assert_int_eq(unlink(part), 0);
+    ASSERT_OK(qep_hf_write_file(writer, 0));
+    free(text);
+    qep_hf_writer_destroy(writer);
+    random_model_close(&m);
+    remove_tree(base);
+}
+END_TEST
+
 START_TEST(random_weights_have_the_scale_they_should) {
     struct random_model m;
     static uint16_t rows[512 * 64];
@@ -333,6 +367,7 @@ int main(void) {
     tcase_add_test(tc, failed_write_can_be_continued);
     tcase_add_loop_test(tc, nan_and_infinity_are_refused, 0, 3);
     tcase_add_test(tc, synthesis_is_the_same_either_way);
+    tcase_add_test(tc, a_part_that_is_there_is_left_alone);
     tcase_add_test(tc, random_weights_have_the_scale_they_should);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);

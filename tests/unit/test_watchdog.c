@@ -1,4 +1,5 @@
 #include "base/clock.h"
+#include "base/output.h"
 #include "dist/drain.h"
 #include "dist/watchdog.h"
 
@@ -186,6 +187,64 @@ START_TEST(drain_is_a_flag) {
 }
 END_TEST
 
+/* An output that the process has open when it is asked to stop, or gives up. */
+static char out_dir[] = "/tmp/qep-watchdog-XXXXXX", out_path[64];
+
+static struct qep_output *open_output(void) {
+    struct qep_output *out = NULL;
+    ck_assert_ptr_nonnull(mkdtemp(out_dir));
+    snprintf(out_path, sizeof out_path, "%s/out", out_dir);
+    ck_assert_int_eq(qep_output_create(out_path, "--out", QEP_OUTPUT_SEEKS, &out), QEP_OK);
+    ck_assert_int_eq(rmdir(out_dir), -1);
+    return out;
+}
+
+START_TEST(a_drain_removes_outputs_at_once) {
+    struct qep_output *out = open_output();
+    ck_assert_int_eq(qep_drain_install(), QEP_OK);
+    errno = 0;
+    raise(_i);
+    ck_assert_int_eq(errno, 0);
+    ck_assert_int_eq(rmdir(out_dir), 0);
+    ck_assert_int_eq(qep_output_finish(out), QEP_ERR_INTERRUPTED);
+    qep_output_destroy(out);
+}
+END_TEST
+
+static void give_up_with_output(void) {
+    struct qep_comm *comm = NULL;
+    struct qep_output *out = NULL;
+    if (qep_comm_self_create(&comm) != QEP_OK ||
+        qep_output_create(out_path, "--out", QEP_OUTPUT_SEEKS, &out) != QEP_OK)
+        _exit(99);
+    qep_comm_give_up(comm, QEP_ERR_DATA, "no more");
+}
+
+START_TEST(giving_up_removes_outputs) {
+    char text[1000];
+    ck_assert_ptr_nonnull(mkdtemp(out_dir));
+    snprintf(out_path, sizeof out_path, "%s/out", out_dir);
+    ck_assert_int_eq(run_child(give_up_with_output, text, sizeof text), QEP_ERR_DATA);
+    ck_assert_str_eq(text, "qwen-ep: rank 0: no more\n");
+    ck_assert_int_eq(rmdir(out_dir), 0);
+}
+END_TEST
+
+START_TEST(an_ignored_hangup_stays_ignored) {
+    struct sigaction now;
+    signal(SIGHUP, SIG_IGN);
+    ck_assert_int_eq(qep_drain_install(), QEP_OK);
+    raise(SIGHUP);
+    ck_assert(!qep_drain_requested());
+    qep_drain_uninstall();
+    ck_assert(sigaction(SIGHUP, NULL, &now) == 0 && now.sa_handler == SIG_IGN);
+    signal(SIGHUP, SIG_DFL);
+    ck_assert_int_eq(qep_drain_install(), QEP_OK);
+    qep_drain_uninstall();
+    ck_assert(sigaction(SIGHUP, NULL, &now) == 0 && now.sa_handler == SIG_DFL);
+}
+END_TEST
+
 static void interrupt_twice(void) {
     if (qep_drain_install() != QEP_OK)
         _exit(99);
@@ -200,7 +259,7 @@ START_TEST(a_second_interrupt_ends_the_process) {
 END_TEST
 
 int main(void) {
-    static const int signals[] = {SIGUSR1, SIGTERM, SIGINT};
+    static const int signals[] = {SIGUSR1, SIGTERM, SIGINT, SIGHUP};
     Suite *suite = suite_create("watchdog");
     TCase *tcase = tcase_create("watchdog");
     tcase_set_timeout(tcase, 60);
@@ -212,6 +271,10 @@ int main(void) {
     tcase_add_test(tcase, without_timeout_there_is_no_dog);
     for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++)
         tcase_add_loop_test(tcase, drain_is_a_flag, signals[i], signals[i] + 1);
+    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++)
+        tcase_add_loop_test(tcase, a_drain_removes_outputs_at_once, signals[i], signals[i] + 1);
+    tcase_add_test(tcase, giving_up_removes_outputs);
+    tcase_add_test(tcase, an_ignored_hangup_stays_ignored);
     tcase_add_test(tcase, a_second_interrupt_ends_the_process);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
