@@ -55,7 +55,7 @@ same() { # label, file
 
 # --- what the path stands for
 fresh
-check empty-name 64 "--logits ''" "${short[@]}" --logits ''
+check empty-name 64 "--logits: expected a path, found ''" "${short[@]}" --logits ''
 check directory 73 "$d: is a directory" "${short[@]}" --logits "$d"
 check no-parent 73 "$d/no/x" "${short[@]}" --logits "$d/no/x"
 ln -s loop "$d/loop"
@@ -110,7 +110,7 @@ expect two-left f "$(left | xargs)"
 # --- bench's files go through the same door
 fresh
 timed=("$exe" bench --model "$work/m" --quiet -p 1 -n 0 -r 1 --backend cpu --cuda-graphs off)
-check times-empty 64 "--launch-times ''" "${timed[@]}" --launch-times ''
+check times-empty 64 "--launch-times: expected a path, found ''" "${timed[@]}" --launch-times ''
 check times-directory 73 'is a directory' "${timed[@]}" --launch-times "$d"
 echo old >"$d/times"
 check times-failed 64 'no launches' "${timed[@]}" --launch-times "$d/times"
