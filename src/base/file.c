@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 static const char *kind_of(mode_t mode) {
@@ -215,6 +216,17 @@ bool qep_path_exists(const char *path) {
 bool qep_path_is_dir(const char *path) {
     struct stat sb;
     return stat(path, &sb) == 0 && S_ISDIR(sb.st_mode);
+}
+
+enum qep_status qep_path_check_space(const char *dir, uint64_t bytes) {
+    struct statvfs fs;
+    if (statvfs(dir, &fs) != 0 || fs.f_blocks == 0)
+        return QEP_OK;
+    uint64_t left = (uint64_t)fs.f_bavail * fs.f_frsize;
+    return bytes <= left ? QEP_OK
+                         : qep_fail(QEP_ERR_CANTCREATE,
+                                    "%s: %.3f GB are still to be written, %.3f GB are free", dir,
+                                    (double)bytes / 1e9, (double)left / 1e9);
 }
 
 enum qep_status qep_path_check_dir(const char *path) {

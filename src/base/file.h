@@ -51,6 +51,10 @@ bool qep_path_is_dir(const char *path);
 /* QEP_ERR_NOINPUT unless `path` is a directory. */
 enum qep_status qep_path_check_dir(const char *path);
 
+/* QEP_ERR_CANTCREATE when the file system of the directory has less than `bytes` left for us; one
+ * that does not tell is taken to have them. */
+enum qep_status qep_path_check_space(const char *dir, uint64_t bytes);
+
 /* dir + "/" + name in *out (free). */
 enum qep_status qep_path_join(const char *dir, const char *name, char **out);
 

@@ -1,7 +1,8 @@
 #include "base/printable.h"
 
-#include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <string.h>
 
 /* Length of the well-formed UTF-8 character at `at`, and the character; 0: there is none. */
 static size_t decode(const char *at, uint32_t *out) {
@@ -54,4 +55,27 @@ bool qep_text_is_printable(const char *text) {
     while (good && *text != '\0')
         text += next(text, &good);
     return good;
+}
+
+/* Within single quotes everything is itself but the quote. */
+static void quote(const char *text, char *out, size_t out_bytes) {
+    size_t n = 0;
+    out[n++] = '\'';
+    for (; *text != '\0' && n + 6 < out_bytes; text++) {
+        const char *piece = *text == '\'' ? "'\\''" : NULL;
+        if (piece != NULL)
+            n += (size_t)snprintf(out + n, out_bytes - n, "%s", piece);
+        else
+            out[n++] = *text;
+    }
+    memcpy(out + n, "'", 2);
+}
+
+void qep_text_shell_word(const char *text, char *out, size_t out_bytes) {
+    static const char plain[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-+=:,@%";
+    if (*text != '\0' && text[strspn(text, plain)] == '\0')
+        snprintf(out, out_bytes, "%s", text);
+    else
+        quote(text, out, out_bytes);
 }

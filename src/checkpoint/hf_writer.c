@@ -79,7 +79,9 @@ enum qep_status qep_hf_prepare(struct qep_hf_writer *writer) {
     for (struct dirent *e; (e = readdir(d)) != NULL;)
         empty = empty && (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0);
     closedir(d);
-    return empty ? QEP_OK : qep_fail(QEP_ERR_CANTCREATE, "%s: is not empty", dir);
+    if (!empty)
+        return qep_fail(QEP_ERR_CANTCREATE, "%s: is not empty", dir);
+    return qep_path_check_space(dir, writer->total_bytes);
 }
 
 /* Called with the mutex held. */

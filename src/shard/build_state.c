@@ -3,11 +3,9 @@
 #include "base/mem.h"
 #include "shard/build_internal.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 enum qep_status build_names_add(struct build_names *names, const char *name) {
@@ -188,7 +186,6 @@ static uint64_t estimate(const struct qep_build *b, const struct qep_layout_file
 }
 
 enum qep_status build_check_space(const struct qep_build *build) {
-    struct statvfs fs;
     uint64_t needed = 0;
     for (size_t f = 0; f < build->layout.num_files; f++) {
         struct qep_file_identity identity;
@@ -197,13 +194,5 @@ enum qep_status build_check_space(const struct qep_build *build) {
         needed += entry != NULL ? 0 : estimate(build, &build->layout.files[f]);
         free(entry);
     }
-    if (fstatvfs(build->dir.fd, &fs) != 0 || fs.f_blocks == 0)
-        return QEP_OK; /* a file system that does not tell */
-    uint64_t free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
-    if (needed <= free_bytes)
-        return QEP_OK;
-    return qep_fail(
-        QEP_ERR_CANTCREATE, "%s: about %.3f GB are still to be written, %.3f GB are free%s",
-        build->options.dir, (double)needed / 1e9, (double)free_bytes / 1e9,
-        build->old.count > 0 ? " (the old conversion stays until the new one is there)" : "");
+    return qep_path_check_space(build->options.dir, needed);
 }

@@ -2,7 +2,9 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/printable.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -15,19 +17,26 @@ const struct qep_side_file *qep_side_files_find(const struct qep_manifest *manif
     return NULL;
 }
 
+enum { WORD_BYTES = 600 };
+
+static enum qep_status refuse(const char *dir, const char *path, const char *why) {
+    char word[WORD_BYTES];
+    qep_text_shell_word(dir, word, sizeof word);
+    return qep_fail(QEP_ERR_DATA, "%s: %s; if it is meant: qwen-ep reseal %s", path, why, word);
+}
+
 static enum qep_status verify_content(const char *dir, const char *path,
                                       const struct qep_side_file *listed) {
-    char *data = NULL, hash[QEP_HASH_TEXT];
+    char *data = NULL, hash[QEP_HASH_TEXT], why[160];
     size_t len = 0;
     QEP_TRY(qep_file_read(path, QEP_MAX_SIDE_BYTES, &data, &len));
     qep_hash_text(data, len, hash);
     free(data);
     if (len == listed->bytes && strcmp(hash, listed->hash) == 0)
         return QEP_OK;
-    return qep_fail(QEP_ERR_DATA,
-                    "%s: changed since the directory was made: expected hash %s, found %s; if it "
-                    "is meant: qwen-ep reseal %s",
-                    path, listed->hash, hash, dir);
+    snprintf(why, sizeof why, "changed since the directory was made: expected hash %s, found %s",
+             listed->hash, hash);
+    return refuse(dir, path, why);
 }
 
 /* listed: NULL when the manifest does not have it. */
@@ -37,15 +46,8 @@ static enum qep_status verify_one(const char *dir, const char *path,
     if (there && listed != NULL)
         return verify_content(dir, path, listed);
     if (there)
-        return qep_fail(QEP_ERR_DATA,
-                        "%s: was not there when the directory was made; if it is meant: "
-                        "qwen-ep reseal %s",
-                        path, dir);
-    if (listed != NULL)
-        return qep_fail(QEP_ERR_DATA,
-                        "%s: missing, the manifest lists it; if it is meant: qwen-ep reseal %s",
-                        path, dir);
-    return QEP_OK;
+        return refuse(dir, path, "was not there when the directory was made");
+    return listed == NULL ? QEP_OK : refuse(dir, path, "missing, the manifest lists it");
 }
 
 enum qep_status qep_side_files_verify(const char *dir, const struct qep_manifest *manifest) {

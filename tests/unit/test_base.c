@@ -53,6 +53,24 @@ START_TEST(printable_stops_what_terminals_obey) {
 }
 END_TEST
 
+static const char *const words[] = {"",         "plain/dir-1.0_x", "with space", "it's",  "'",
+                                    "''",       "a\"b$c`d\\e",     "-dash",      "*?[x]", "a;b|c&d",
+                                    "\n tab\t", "\303\244"};
+
+/* What a shell makes of the printed word is the text again. */
+START_TEST(shell_words_come_back) {
+    char word[64], command[96], back[64] = "";
+    qep_text_shell_word(words[_i], word, sizeof word);
+    snprintf(command, sizeof command, "printf %%s %s", word);
+    FILE *shell = popen(command, "r");
+    ck_assert_ptr_nonnull(shell);
+    size_t n = fread(back, 1, sizeof back - 1, shell);
+    ck_assert_int_eq(pclose(shell), 0);
+    ck_assert_uint_eq(n, strlen(words[_i]));
+    ck_assert_str_eq(back, words[_i]);
+}
+END_TEST
+
 START_TEST(messages_are_printable) {
     char dir[] = "/tmp/qep-base-XXXXXX", path[64], *data = NULL;
     size_t len = 0;
@@ -325,6 +343,7 @@ int main(void) {
     Suite *suite = suite_create("base");
     TCase *tc = tcase_create("base");
     tcase_add_test(tc, status_keeps_message_on_one_line);
+    tcase_add_loop_test(tc, shell_words_come_back, 0, sizeof words / sizeof *words);
     tcase_add_loop_test(tc, printable_stops_what_terminals_obey, 0,
                         (int)(sizeof printable_cases / sizeof *printable_cases));
     tcase_add_test(tc, messages_are_printable);

@@ -20,7 +20,7 @@ static const char golden[] = "tests/data/golden/moe-all";
 static int calls_left;          /* > 0: renameat and unlinkat end the process when it reaches 0 */
 static bool locks_refused;      /* open-file locks give ENOSYS */
 static const char *close_fails; /* closing a file whose name ends in this gives EIO */
-static uint64_t free_bytes;     /* != 0: what fstatvfs tells */
+static uint64_t free_bytes;     /* != 0: what statvfs tells */
 
 static void count_call(void) {
     if (calls_left > 0 && --calls_left == 0)
@@ -74,8 +74,8 @@ int close(int fd) {
     return -1;
 }
 
-int fstatvfs(int fd, struct statvfs *out) {
-    (void)fd;
+int statvfs(const char *path, struct statvfs *out) {
+    (void)path;
     *out = (struct statvfs){.f_blocks = 1u << 30, .f_bavail = 1u << 30, .f_frsize = 4096};
     if (free_bytes != 0) {
         out->f_bavail = free_bytes;
@@ -448,6 +448,31 @@ START_TEST(space_is_looked_at_first) {
 }
 END_TEST
 
+START_TEST(space_is_looked_at_by_synth) {
+    struct scene s;
+    struct random_model m;
+    struct qep_hf_writer *writer = NULL;
+    open_scene(&s);
+    random_model_open(&m, "configs/tiny-random.json", 7);
+    struct qep_hf_options options = {.dir = s.dir,
+                                     .config_text = m.text,
+                                     .config_len = m.len,
+                                     .config = &m.config,
+                                     .inventory = &m.inventory,
+                                     .source = qep_random_rows(m.random),
+                                     .num_threads = 1};
+    ASSERT_OK(qep_hf_writer_create(&options, &writer));
+    free_bytes = qep_hf_total_bytes(writer) - 1;
+    ck_assert_int_eq(qep_hf_prepare(writer), QEP_ERR_CANTCREATE);
+    assert_error_has("are still to be written");
+    free_bytes = 0;
+    ASSERT_OK(qep_hf_prepare(writer));
+    qep_hf_writer_destroy(writer);
+    random_model_close(&m);
+    remove_tree(s.base);
+}
+END_TEST
+
 /* --- a source that changes */
 
 struct change {
@@ -519,6 +544,7 @@ int main(void) {
     tcase_add_loop_test(tc, lock_ends_with_the_conversion, 0, 2);
     tcase_add_loop_test(tc, failing_close_is_seen, 0, 6);
     tcase_add_test(tc, space_is_looked_at_first);
+    tcase_add_test(tc, space_is_looked_at_by_synth);
     tcase_add_loop_test(tc, source_that_changes_is_noticed, 0, sizeof changes / sizeof *changes);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
