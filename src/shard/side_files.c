@@ -22,7 +22,8 @@ enum { WORD_BYTES = 600 };
 static enum qep_status refuse(const char *dir, const char *path, const char *why) {
     char word[WORD_BYTES];
     qep_text_shell_word(dir, word, sizeof word);
-    return qep_fail(QEP_ERR_DATA, "%s: %s; if it is meant: qwen-ep reseal %s", path, why, word);
+    return qep_fail(QEP_ERR_DATA, "%s: %s; if it is meant: qwen-ep reseal %s%s", path, why,
+                    *dir == '-' ? "./" : "", word);
 }
 
 static enum qep_status verify_content(const char *dir, const char *path,
