@@ -35,6 +35,15 @@ static enum qep_status open_device(struct bench *b) {
         device.name, b->be->isa, l2_bytes, b->copy_gb_s, b->mma_tflop_s, b->repeats);
 }
 
+static void close_device(struct bench *b) {
+    if (b->begin != NULL)
+        cudaEventDestroy(b->begin);
+    if (b->end != NULL)
+        cudaEventDestroy(b->end);
+    if (b->be != NULL)
+        b->be->ops->destroy(b->be);
+}
+
 /* Into its place, whether a part failed or not: what the others measured is whole. */
 static enum qep_status end_json(struct bench *b) {
     if (b->json == NULL)
@@ -111,8 +120,7 @@ int main(int argc, char **argv) {
             return complain(opened);
     }
     enum qep_status st = run(&b);
-    if (b.be != NULL)
-        b.be->ops->destroy(b.be);
+    close_device(&b);
     qep_output_destroy(b.json);
     return (int)st;
 }
