@@ -190,8 +190,8 @@ START_TEST(ended_twice_the_same_command_finishes) {
     open_scene(&s);
     ck_assert_int_eq(convert(golden, s.fresh, "q4", 2, false), QEP_OK);
     ck_assert_int_eq(convert(golden, s.old, "q8", 4, false), QEP_OK);
-    for (int n = 3; n < 70; n += 11)
-        for (int m = 1; m < 40; m += 7) {
+    for (int n = 3; n < 70; n += 16)
+        for (int m = 1; m < 40; m += 11) {
             remove_tree(s.dir);
             shell(&s, "cp -r old d");
             killed_at(&s, n, true);
