@@ -6,8 +6,9 @@
 #include <stddef.h>
 
 /* Puts '?' for every control character (U+0000..U+001F, DEL, U+0080..U+009F), every byte that is
- * no UTF-8, and the characters that turn the direction of writing (U+202A..U+202E,
- * U+2066..U+2069). In place; the text never grows. */
+ * no UTF-8, the line and paragraph separators U+2028 and U+2029, and the characters that turn the
+ * direction of writing (U+061C, U+200E, U+200F, U+202A..U+202E, U+2066..U+2069). In place; the text
+ * never grows. */
 void qep_text_printable(char *text);
 
 /* `text` as one word of a command line that is printed for people to run; cut where out ends. */

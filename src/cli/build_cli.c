@@ -130,12 +130,15 @@ enum qep_status qep_build_run(struct qep_job *job, const char *label,
     full.stop = &qep_stop_requested;
     full.on_progress = on_progress;
     full.progress_arg = &progress;
+    bool complete = false;
     if (st == QEP_OK)
         st = qep_build_create(&full, &build);
-    QEP_TRY(qep_comm_agree(job->comm, st));
-    bool complete = false;
+    st = qep_comm_agree(job->comm, st);
+    if (st == QEP_OK)
+        st = qep_comm_same(job->comm, "the source (or an option)", qep_build_identity(build));
     qep_stop_install();
-    st = run_steps(job, build, &complete);
+    if (st == QEP_OK)
+        st = run_steps(job, build, &complete);
     qep_stop_restore();
     qep_progress_end(&progress.line);
     if (st == QEP_OK && complete)

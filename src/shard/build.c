@@ -1,5 +1,6 @@
 #include "shard/build.h"
 
+#include "base/file.h"
 #include "base/mem.h"
 #include "shard/build_internal.h"
 
@@ -9,7 +10,7 @@
 #include <unistd.h>
 
 /* Of what DIR/.convert holds: an unfinished conversion of another version is begun afresh. */
-enum { STATE_VERSION = 2 };
+enum { STATE_VERSION = 3 };
 
 bool qep_build_stopped(const struct qep_build *build) {
     return build->options.stop != NULL && *build->options.stop != 0;
@@ -61,8 +62,7 @@ enum qep_status qep_build_create(const struct qep_build_options *options, struct
     QEP_TRY(qep_calloc(1, sizeof **out, "build", &mem));
     struct qep_build *b = mem;
     b->options = *options;
-    b->dir = b->state = QEP_DIR_CLOSED;
-    b->lock.fd = -1;
+    b->work = QEP_WORK_CLOSED;
     QEP_TRY_GOTO(
         st, fail,
         qep_layout_create(options->config, options->inventory, options->num_shards, &b->layout));
@@ -78,13 +78,16 @@ fail:
 void qep_build_destroy(struct qep_build *build) {
     if (build == NULL)
         return;
-    build_unlock(build);
-    qep_dir_close(&build->state);
-    qep_dir_close(&build->dir);
+    qep_work_close(&build->work);
+    build_side_free(build);
     build_names_free(&build->old);
     qep_layout_free(&build->layout);
     free(build->types);
     free(build);
+}
+
+const char *qep_build_identity(const struct qep_build *build) {
+    return build->identity;
 }
 
 struct qep_build_sizes qep_build_sizes(const struct qep_build *build) {
@@ -137,21 +140,23 @@ static enum qep_status check_source(const struct qep_build *b) {
 }
 
 static enum qep_status make_file(struct qep_build *b, const struct qep_layout_file *file) {
+    const struct qep_dir *state = &b->work.state;
     struct qep_file_identity identity = {0};
-    char part[BUILD_STATE_NAME_MAX];
+    char part[BUILD_STATE_NAME_MAX], *path = NULL;
     int fd = -1;
     build_state_name(file->name, ".part", part);
-    QEP_TRY(qep_dir_create(&b->state, part, &fd));
-    enum qep_status st = qep_pipeline_run(b, file, fd, file->name, &identity);
+    QEP_TRY(qep_path_join(state->path, part, &path));
+    enum qep_status st = qep_dir_create(state, part, &fd);
+    if (st == QEP_OK)
+        st = qep_pipeline_run(b, file, fd, path, &identity);
     if (st == QEP_OK)
         st = check_source(b);
     if (st == QEP_OK)
-        st = qep_dir_rename(&b->state, part, &b->state, file->name);
-    if (st != QEP_OK) {
-        unlinkat(b->state.fd, part, 0); /* a full disk gets its space back */
-        return st;
-    }
-    return build_save_entry(b, file, &identity);
+        st = qep_dir_rename(state, part, state, file->name);
+    else if (fd >= 0)
+        unlinkat(state->fd, part, 0); /* a full disk gets its space back */
+    free(path);
+    return st == QEP_OK ? build_save_entry(b, file, &identity) : st;
 }
 
 static enum qep_status build_file(struct qep_build *b, const struct qep_layout_file *file) {
@@ -170,9 +175,10 @@ static enum qep_status build_file(struct qep_build *b, const struct qep_layout_f
 
 /* Rank 0 has opened them to prepare the build. */
 static enum qep_status open_dirs(struct qep_build *b) {
-    if (b->dir.fd < 0)
-        QEP_TRY(qep_dir_open(b->options.dir, &b->dir));
-    return b->state.fd >= 0 ? QEP_OK : qep_dir_open_in(&b->dir, ".convert", &b->state);
+    if (b->work.dir.fd < 0)
+        QEP_TRY(qep_dir_open(b->options.dir, &b->work.dir));
+    return b->work.state.fd >= 0 ? QEP_OK
+                                 : qep_dir_open_in(&b->work.dir, ".convert", &b->work.state);
 }
 
 enum qep_status qep_build_files(struct qep_build *build, int rank, int num_ranks) {

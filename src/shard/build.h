@@ -50,17 +50,21 @@ struct qep_build; /* opaque */
 enum qep_status qep_build_create(const struct qep_build_options *options, struct qep_build **out);
 void qep_build_destroy(struct qep_build *build); /* NULL is fine */
 
-/* Creates DIR or looks at what is there, and locks it. *complete: a swap of this very build was
- * interrupted and has been finished now; nothing is left to do. QEP_ERR_CANTCREATE: a complete
- * directory or another build's remains without force; in any case, a file in the way that is not of
- * a conversion of ours, or too little space. QEP_ERR_INTERRUPTED: in use by another process. */
+/* Hex; of all that decides the result, the source as it was opened included: equal on all ranks. */
+const char *qep_build_identity(const struct qep_build *build);
+
+/* Reads side files, creates DIR or looks at what is there, and locks it. *complete: a swap of this
+ * very build was interrupted and has been finished now; nothing is left to do. QEP_ERR_CANTCREATE:
+ * a complete directory or another build's remains without force; in any case, a file in the way
+ * that is not of a conversion of ours, or too little space. QEP_ERR_INTERRUPTED: in use by another
+ * process. */
 enum qep_status qep_build_prepare(struct qep_build *build, bool *complete);
 
 /* Builds the files that fall to `rank`; finished ones are kept. QEP_ERR_INTERRUPTED when stopped;
  * QEP_ERR_DATA when the source changed meanwhile. */
 enum qep_status qep_build_files(struct qep_build *build, int rank, int num_ranks);
 
-/* Copies side files, writes the manifest, puts all into DIR in the old conversion's place. */
+/* Writes side files and manifest, puts all into DIR in the old conversion's place. */
 enum qep_status qep_build_finish(struct qep_build *build);
 
 struct qep_build_sizes {

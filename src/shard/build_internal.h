@@ -1,14 +1,14 @@
-/* Shared by the files of a build: build.c (what is built, by whom), build_prepare.c (what is in the
- * way), build_lock.c (who may), build_state.c (DIR/.convert), build_finish.c and build_swap.c (new
- * for old), pipeline.c (one file).
+/* Shared by the files of a build: build.c (what is built, by whom), build_side.c (what goes beside
+ * the weights), build_prepare.c (what is in the way), build_old.c (what is replaced), build_state.c
+ * (DIR/.convert), build_finish.c and build_swap.c (new for old), pipeline.c (one file).
  *
  * All that is made lies in DIR/.convert until it is complete; then the swap puts it into DIR. */
 #ifndef QEP_SHARD_BUILD_INTERNAL_H
 #define QEP_SHARD_BUILD_INTERNAL_H
 
-#include "base/dir.h"
 #include "shard/build.h"
 #include "shard/manifest.h"
+#include "shard/work.h"
 
 /* A set of names. */
 struct build_names {
@@ -19,19 +19,20 @@ enum qep_status build_names_add(struct build_names *names, const char *name);
 bool build_names_has(const struct build_names *names, const char *name);
 void build_names_free(struct build_names *names); /* and back to {0} */
 
-struct build_lock {
-    int fd;    /* -1: not held */
-    bool file; /* by DIR/.convert/in-use being there */
+/* A side file of the source; data NULL: there is none. */
+struct build_side {
+    char *data; /* owned */
+    size_t len;
 };
 
 struct qep_build {
     struct qep_build_options options;
     struct qep_layout layout;
     enum qep_weight_type *types;
-    char identity[QEP_HASH_TEXT]; /* of source, recipe and options */
-    struct qep_dir dir, state;    /* DIR and DIR/.convert */
-    struct build_lock lock;       /* rank 0's */
-    struct build_names old;       /* files of the conversion that this one replaces */
+    char identity[QEP_HASH_TEXT];               /* of source, recipe and options */
+    struct qep_work work;                       /* DIR and DIR/.convert; locked by rank 0 */
+    struct build_names old;                     /* files of the conversion that this one replaces */
+    struct build_side side[QEP_MAX_SIDE_FILES]; /* rank 0's, as they were at the start */
     struct qep_build_sizes sizes;
     struct qep_build_progress progress;
 };
@@ -57,36 +58,49 @@ enum qep_status build_load_entry(const struct qep_build *build, const struct qep
 enum qep_status build_save_entry(const struct qep_build *build, const struct qep_layout_file *file,
                                  const struct qep_file_identity *identity);
 
-/* QEP_ERR_CANTCREATE names an entry of DIR/.convert that no conversion made. */
-enum qep_status build_state_check(const struct qep_build *build);
+/* Whose DIR/.convert is: of this very build, of another one, or of none that began. */
+enum build_owner { BUILD_NOBODYS, BUILD_SAME, BUILD_OTHER };
 
-/* Removes all entries of DIR/.convert but `but` (NULL: all) and the lock's. */
+/* QEP_ERR_CANTCREATE names an entry of DIR/.convert that no conversion made. */
+enum qep_status build_state_owner(const struct qep_build *build, enum build_owner *owner);
+enum qep_status build_state_sign(const struct qep_build *build); /* it is this build's now */
+
+/* Removes all entries of DIR/.convert but the lock's and `but` (NULL: none), the identity last. */
 enum qep_status build_state_clear(const struct qep_build *build, const char *but);
 
-/* QEP_ERR_CANTCREATE when what is left to write will not fit. */
-enum qep_status build_check_space(const struct qep_build *build);
+/* QEP_ERR_CANTCREATE when what is left to write will not fit; `cleared`: what is in DIR/.convert
+ * goes first. */
+enum qep_status build_check_space(const struct qep_build *build, bool cleared);
 
-/* build_lock.c: takes the lock in DIR/.convert. QEP_ERR_INTERRUPTED: "in use by ...". *gone: the
- * directory went away meanwhile, all is to be done again. */
-enum qep_status build_lock(struct qep_build *build, bool *gone);
-void build_unlock(struct qep_build *build);
+/* Opens a finished file, in DIR/.convert or DIR: does it look as `identity` says? */
+bool build_same_file(const struct qep_dir *dir, const char *name,
+                     const struct qep_file_identity *identity);
 
-/* build_swap.c. A journal in DIR/.convert says what the swap puts and drops; from the moment it is
- * there a swap is finished rather than begun again, by whoever comes first. */
+/* build_side.c: reads them from the source; config.json must be the one that was converted. */
+enum qep_status build_side_read(struct qep_build *build);
+void build_side_free(struct qep_build *build);
+
+/* build_old.c: the files of the conversion in DIR, from the manifest `name` there or in
+ * DIR/.convert; *there false: no such file. QEP_ERR_CANTCREATE: it is no manifest of ours. */
+enum qep_status build_old_read(const struct qep_dir *dir, const char *name,
+                               struct build_names *names, bool *there);
+
+/* QEP_ERR_CANTCREATE names what is in DIR as `name` and not of the old conversion. */
+enum qep_status build_old_check(const struct qep_build *build, const struct build_names *old,
+                                const char *name);
+
+/* build_swap.c. The journal in DIR/.convert says that a swap has begun, whose, and the hash of the
+ * new manifest: from then on it is finished rather than begun again, by whoever comes first. */
 struct build_journal {
     char identity[QEP_HASH_TEXT]; /* "": no swap is under way */
-    struct build_names put, drop;
+    char manifest[QEP_HASH_TEXT];
 };
 enum qep_status build_journal_read(const struct qep_build *build, struct build_journal *out);
 enum qep_status build_journal_write(const struct qep_build *build,
                                     const struct build_journal *journal);
-void build_journal_free(struct build_journal *journal);
 
-/* Old manifest away, renames, new manifest; then the state goes, the journal last, and the lock. */
+/* Looks at everything first: QEP_ERR_DATA: a new file is damaged; QEP_ERR_CANTCREATE: something is
+ * in the way. Then: old manifest away, renames, new manifest; the state goes, the journal last. */
 enum qep_status build_swap(struct qep_build *build, const struct build_journal *journal);
-
-/* build_prepare.c: QEP_ERR_CANTCREATE names what is in DIR under a name that this build needs, and
- * not of the conversion that it replaces. */
-enum qep_status build_check_way(const struct qep_build *build);
 
 #endif

@@ -56,14 +56,20 @@ static bool is_one_of(const char *name, const char *const *list) {
     return false;
 }
 
+/* What may be there though no conversion began: a lock, remains of reseal, of beginning, and open
+ * files that were removed, on NFS. */
+static bool is_anyones(const char *name) {
+    static const char *const names[] = {"lock",   "in-use",     "identity.tmp",
+                                        "reseal", "reseal.tmp", NULL};
+    return is_one_of(name, names) || strncmp(name, ".nfs", 4) == 0;
+}
+
 bool build_is_state_name(const char *name) {
-    static const char *const names[] = {"identity", "identity.tmp",  "swap",
-                                        "swap.tmp", "manifest.json", "manifest.json.tmp",
-                                        "lock",     "in-use",        NULL};
+    static const char *const names[] = {"identity",     "identity.tmp",     "swap",
+                                        "swap.tmp",     "manifest.json",    "manifest.json.tmp",
+                                        "manifest.old", "manifest.old.tmp", NULL};
     static const char *const suffixes[] = {".part", ".json", ".json.tmp", ".tmp"};
-    if (is_one_of(name, names) || build_is_our_name(name))
-        return true;
-    if (strncmp(name, ".nfs", 4) == 0) /* an open file that was removed, on NFS */
+    if (is_one_of(name, names) || build_is_our_name(name) || is_anyones(name))
         return true;
     size_t len = strlen(name);
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
@@ -82,15 +88,14 @@ void build_state_name(const char *name, const char *suffix, char out[BUILD_STATE
     snprintf(out, BUILD_STATE_NAME_MAX, "%s%s", name, suffix);
 }
 
-/* Does the finished file still look as it was left? */
-static bool same_file(const struct qep_build *b, const struct qep_layout_file *file,
-                      const struct qep_file_identity *identity) {
+bool build_same_file(const struct qep_dir *dir, const char *name,
+                     const struct qep_file_identity *identity) {
     struct qep_seekable found = {0};
     uint64_t bytes = 0;
     int fd = -1;
     bool same = false;
-    if (qep_dir_open_file(&b->state, file->name, &fd, &bytes) == QEP_OK &&
-        qep_seekable_open_fd(fd, bytes, file->name, &found) == QEP_OK)
+    if (qep_dir_open_file(dir, name, &fd, &bytes) == QEP_OK &&
+        qep_seekable_open_fd(fd, bytes, name, &found) == QEP_OK)
         same = found.bytes == identity->bytes && found.index_hash == identity->index_hash;
     qep_seekable_close(&found);
     if (fd >= 0)
@@ -104,12 +109,12 @@ enum qep_status build_load_entry(const struct qep_build *build, const struct qep
     size_t len = 0;
     *entry = NULL;
     build_state_name(file->name, ".json", name);
-    if (qep_dir_entry(&build->state, name) == QEP_ENTRY_FILE &&
-        qep_dir_read(&build->state, name, QEP_MANIFEST_MAX_BYTES, &text, &len) == QEP_OK &&
+    if (qep_dir_entry(&build->work.state, name) == QEP_ENTRY_FILE &&
+        qep_dir_read(&build->work.state, name, QEP_MANIFEST_MAX_BYTES, &text, &len) == QEP_OK &&
         len > QEP_HASH_TEXT && memcmp(text, build->identity, QEP_HASH_TEXT - 1) == 0 &&
         qep_manifest_parse_entry(text + QEP_HASH_TEXT, len - QEP_HASH_TEXT, name, identity) ==
             QEP_OK &&
-        same_file(build, file, identity)) {
+        build_same_file(&build->work.state, file->name, identity)) {
         memmove(text, text + QEP_HASH_TEXT, len - QEP_HASH_TEXT + 1);
         *entry = text;
         text = NULL;
@@ -131,42 +136,85 @@ enum qep_status build_save_entry(const struct qep_build *build, const struct qep
     text = mem;
     snprintf(text, len + 1, "%s\n%s", build->identity, entry);
     build_state_name(file->name, ".json", name);
-    st = qep_dir_write(&build->state, name, text, len);
+    st = qep_dir_write(&build->work.state, name, text, len);
 done:
     free(text);
     free(entry);
     return st;
 }
 
+struct visit {
+    const struct qep_build *build;
+    bool begun; /* the state has an identity */
+    uint64_t bytes;
+    struct build_names names;
+};
+
 static enum qep_status check_entry(void *arg, const char *name) {
-    const struct qep_build *b = arg;
-    enum qep_entry entry = qep_dir_entry(&b->state, name);
-    if (build_is_state_name(name) && entry == QEP_ENTRY_FILE)
+    const struct visit *v = arg;
+    const struct qep_dir *state = &v->build->work.state;
+    enum qep_entry entry = qep_dir_entry(state, name);
+    bool ours = v->begun ? build_is_state_name(name) : is_anyones(name);
+    if (ours && (entry == QEP_ENTRY_FILE || entry == QEP_ENTRY_ABSENT))
         return QEP_OK;
     return qep_fail(QEP_ERR_CANTCREATE, "%s/%s: is in the way: not of a conversion of ours (%s)",
-                    b->state.path, name, qep_entry_text(entry));
+                    state->path, name, qep_entry_text(entry));
 }
 
-enum qep_status build_state_check(const struct qep_build *build) {
-    return qep_dir_each(&build->state, check_entry, (void *)build);
+static void print_identity(const struct qep_build *b, char text[64]) {
+    snprintf(text, 64, "qwen-ep conversion\n%s\n", b->identity);
+}
+
+/* Of a file that is none of ours nothing may be removed. */
+static enum qep_status read_identity(const struct qep_build *b, enum build_owner *owner) {
+    char *text = NULL, mine[64];
+    size_t len = 0;
+    *owner = BUILD_NOBODYS;
+    if (qep_dir_entry(&b->work.state, "identity") == QEP_ENTRY_ABSENT)
+        return QEP_OK;
+    print_identity(b, mine);
+    size_t title = strcspn(mine, "\n") + 1;
+    bool ours = qep_dir_read(&b->work.state, "identity", sizeof mine, &text, &len) == QEP_OK &&
+                len == strlen(mine) && memcmp(text, mine, title) == 0;
+    if (ours)
+        *owner = strcmp(text, mine) == 0 ? BUILD_SAME : BUILD_OTHER;
+    free(text);
+    return ours ? QEP_OK
+                : qep_fail(QEP_ERR_CANTCREATE,
+                           "%s/identity: is in the way: not of a conversion of ours",
+                           b->work.state.path);
+}
+
+enum qep_status build_state_owner(const struct qep_build *build, enum build_owner *owner) {
+    struct visit v = {.build = build};
+    QEP_TRY(read_identity(build, owner));
+    v.begun = *owner != BUILD_NOBODYS;
+    return qep_dir_each(&build->work.state, check_entry, &v);
+}
+
+enum qep_status build_state_sign(const struct qep_build *build) {
+    char text[64];
+    print_identity(build, text);
+    return qep_dir_write(&build->work.state, "identity", text, strlen(text));
 }
 
 static enum qep_status add_entry(void *arg, const char *name) {
     return build_names_add(arg, name);
 }
 
+static bool is_kept(const char *name, const char *but) {
+    return (but != NULL && strcmp(name, but) == 0) || strcmp(name, "lock") == 0 ||
+           strcmp(name, "in-use") == 0 || strcmp(name, "identity") == 0;
+}
+
 enum qep_status build_state_clear(const struct qep_build *build, const char *but) {
     struct build_names names = {0};
-    enum qep_status st = qep_dir_each(&build->state, add_entry, &names);
-    for (size_t i = 0; st == QEP_OK && i < names.count; i++) {
-        const char *name = names.items[i];
-        bool kept = (but != NULL && strcmp(name, but) == 0) || strcmp(name, "lock") == 0 ||
-                    strcmp(name, "in-use") == 0;
-        if (!kept && build_is_state_name(name))
-            st = qep_dir_remove(&build->state, name);
-    }
+    enum qep_status st = qep_dir_each(&build->work.state, add_entry, &names);
+    for (size_t i = 0; st == QEP_OK && i < names.count; i++)
+        if (!is_kept(names.items[i], but) && build_is_state_name(names.items[i]))
+            st = qep_dir_remove(&build->work.state, names.items[i]);
     build_names_free(&names);
-    return st;
+    return st == QEP_OK ? qep_dir_remove(&build->work.state, "identity") : st;
 }
 
 /* What a file will have at least: exponents of bf16 shrink to a third or so, nothing else shrinks
@@ -185,14 +233,35 @@ static uint64_t estimate(const struct qep_build *b, const struct qep_layout_file
     return bytes / 10 * 9;
 }
 
-enum qep_status build_check_space(const struct qep_build *build) {
+static enum qep_status add_bytes(void *arg, const char *name) {
+    struct visit *v = arg;
+    uint64_t bytes = 0;
+    int fd = -1;
+    if (qep_dir_open_file(&v->build->work.state, name, &fd, &bytes) == QEP_OK)
+        close(fd);
+    v->bytes += bytes;
+    return QEP_OK;
+}
+
+static enum qep_status is_finished(const struct qep_build *b, size_t file_idx, bool *finished) {
+    struct qep_file_identity identity;
+    char *entry = NULL;
+    QEP_TRY(build_load_entry(b, &b->layout.files[file_idx], &entry, &identity));
+    *finished = entry != NULL;
+    free(entry);
+    return QEP_OK;
+}
+
+enum qep_status build_check_space(const struct qep_build *build, bool cleared) {
+    struct visit v = {.build = build};
     uint64_t needed = 0;
     for (size_t f = 0; f < build->layout.num_files; f++) {
-        struct qep_file_identity identity;
-        char *entry = NULL;
-        QEP_TRY(build_load_entry(build, &build->layout.files[f], &entry, &identity));
-        needed += entry != NULL ? 0 : estimate(build, &build->layout.files[f]);
-        free(entry);
+        bool finished = false;
+        if (!cleared)
+            QEP_TRY(is_finished(build, f, &finished));
+        needed += finished ? 0 : estimate(build, &build->layout.files[f]);
     }
-    return qep_path_check_space(build->options.dir, needed);
+    if (cleared)
+        QEP_TRY(qep_dir_each(&build->work.state, add_bytes, &v));
+    return qep_path_check_space(build->options.dir, needed > v.bytes ? needed - v.bytes : 0);
 }

@@ -1,133 +1,230 @@
 /* The new conversion takes the old one's place. Before the journal is written DIR is untouched;
  * from then on every step can be done again, so that a swap that was interrupted anywhere is
- * finished by going through it once more. */
+ * finished by going through it once more. Nothing is changed before all that will be changed has
+ * been looked at: what the new manifest lists is put, what only the old one lists is dropped. */
+#include "base/file.h"
 #include "shard/build_internal.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-static const char title[] = "qwen-ep swap 1";
+static const char title[] = "qwen-ep swap 2";
 
-enum { MAX_JOURNAL_BYTES = 1 << 20 };
+enum { JOURNAL_BYTES = sizeof title + 2 * QEP_HASH_TEXT };
 
-void build_journal_free(struct build_journal *journal) {
-    build_names_free(&journal->put);
-    build_names_free(&journal->drop);
-    *journal = (struct build_journal){0};
+/* What is swapped. */
+struct swap {
+    struct qep_manifest now;
+    struct build_names old;
+};
+
+static enum qep_status damaged(const struct qep_build *b) {
+    return qep_fail(QEP_ERR_CANTCREATE, "%s/swap: is damaged, or no journal of ours",
+                    b->work.state.path);
 }
 
-static enum qep_status parse_line(struct build_journal *j, const char *line) {
-    struct build_names *names = strncmp(line, "put ", 4) == 0    ? &j->put
-                                : strncmp(line, "drop ", 5) == 0 ? &j->drop
-                                                                 : NULL;
-    const char *name = strchr(line, ' ');
-    if (names != NULL && build_is_our_name(name + 1))
-        return build_names_add(names, name + 1);
-    return qep_fail(QEP_ERR_CANTCREATE, "unexpected line '%.80s'", line);
-}
-
-static enum qep_status parse(struct build_journal *j, char *text) {
-    char *rest = NULL, *line = strtok_r(text, "\n", &rest);
-    if (line == NULL || strcmp(line, title) != 0)
-        return qep_fail(QEP_ERR_CANTCREATE, "expected '%s'", title);
-    line = strtok_r(NULL, "\n", &rest);
-    if (line == NULL || strlen(line) != QEP_HASH_TEXT - 1)
-        return qep_fail(QEP_ERR_CANTCREATE, "expected an identity");
-    memcpy(j->identity, line, QEP_HASH_TEXT);
-    while ((line = strtok_r(NULL, "\n", &rest)) != NULL)
-        QEP_TRY(parse_line(j, line));
-    return QEP_OK;
+static bool parse(struct build_journal *j, const char *text, size_t len) {
+    size_t at = sizeof title;
+    if (len != JOURNAL_BYTES || memcmp(text, title, sizeof title - 1) != 0)
+        return false;
+    snprintf(j->identity, sizeof j->identity, "%s", text + at);
+    snprintf(j->manifest, sizeof j->manifest, "%s", text + at + QEP_HASH_TEXT);
+    return strspn(text + at, "0123456789abcdef") == QEP_HASH_TEXT - 1 &&
+           strspn(text + at + QEP_HASH_TEXT, "0123456789abcdef") == QEP_HASH_TEXT - 1;
 }
 
 enum qep_status build_journal_read(const struct qep_build *build, struct build_journal *out) {
     char *text = NULL;
     size_t len = 0;
     *out = (struct build_journal){0};
-    if (qep_dir_entry(&build->state, "swap") == QEP_ENTRY_ABSENT)
+    if (qep_dir_entry(&build->work.state, "swap") == QEP_ENTRY_ABSENT)
         return QEP_OK;
-    QEP_TRY(qep_dir_read(&build->state, "swap", MAX_JOURNAL_BYTES, &text, &len));
-    enum qep_status st = parse(out, text);
+    bool good = qep_dir_read(&build->work.state, "swap", JOURNAL_BYTES, &text, &len) == QEP_OK &&
+                parse(out, text, len);
     free(text);
-    if (st != QEP_OK) {
-        build_journal_free(out);
-        st = qep_fail(QEP_ERR_CANTCREATE, "%s/swap: damaged: %s", build->state.path,
-                      qep_last_error());
-    }
-    return st;
-}
-
-static size_t lines_bytes(const struct build_names *names) {
-    size_t bytes = 0;
-    for (size_t i = 0; i < names->count; i++)
-        bytes += strlen(names->items[i]) + sizeof "drop \n";
-    return bytes;
-}
-
-static size_t print_lines(char *out, size_t cap, const char *verb,
-                          const struct build_names *names) {
-    size_t n = 0;
-    for (size_t i = 0; i < names->count; i++)
-        n += (size_t)snprintf(out + n, cap - n, "%s %s\n", verb, names->items[i]);
-    return n;
+    return good ? QEP_OK : damaged(build);
 }
 
 enum qep_status build_journal_write(const struct qep_build *build,
                                     const struct build_journal *journal) {
-    size_t cap = 128 + lines_bytes(&journal->put) + lines_bytes(&journal->drop);
-    char *text = malloc(cap);
-    if (text == NULL)
-        return qep_fail(QEP_ERR_SYSTEM, "%s/swap: out of memory", build->state.path);
-    size_t n = (size_t)snprintf(text, cap, "%s\n%s\n", title, journal->identity);
-    n += print_lines(text + n, cap - n, "put", &journal->put);
-    n += print_lines(text + n, cap - n, "drop", &journal->drop);
-    enum qep_status st = qep_dir_sync(&build->state); /* what it lists is there for good */
-    if (st == QEP_OK)
-        st = qep_dir_write(&build->state, "swap", text, n);
-    free(text);
-    return st == QEP_OK ? qep_dir_sync(&build->state) : st;
+    const struct qep_dir *state = &build->work.state;
+    char text[JOURNAL_BYTES + 1];
+    snprintf(text, sizeof text, "%s\n%s\n%s\n", title, journal->identity, journal->manifest);
+    QEP_TRY(qep_dir_sync(state)); /* the new conversion is there for good */
+    QEP_TRY(qep_dir_write(state, "swap", text, JOURNAL_BYTES));
+    return qep_dir_sync(state);
 }
 
-/* A name that is in neither place was put by nobody. */
-static enum qep_status put(const struct qep_build *b, const char *name) {
-    if (qep_dir_entry(&b->state, name) != QEP_ENTRY_ABSENT)
-        return qep_dir_rename(&b->state, name, &b->dir, name);
-    if (qep_dir_entry(&b->dir, name) != QEP_ENTRY_ABSENT)
+/* Reads NAME in `dir` and compares its hash. */
+static enum qep_status read_hashed(const struct qep_dir *dir, const char *name, const char *hash,
+                                   char **text, size_t *len) {
+    char found[QEP_HASH_TEXT];
+    QEP_TRY(qep_dir_read(dir, name, QEP_MANIFEST_MAX_BYTES, text, len));
+    qep_hash_text(*text, *len, found);
+    if (strcmp(found, hash) == 0)
         return QEP_OK;
-    return qep_fail(QEP_ERR_IO, "%s/%s: was to be put into place and is gone", b->state.path, name);
+    free(*text);
+    *text = NULL;
+    return qep_fail(QEP_ERR_DATA, "%s/%s: damaged: its hash is %s, the swap says %s", dir->path,
+                    name, found, hash);
 }
 
-static enum qep_status replace(const struct qep_build *b, const struct build_journal *j) {
-    QEP_TRY(qep_dir_remove(&b->dir, "manifest.json"));
-    QEP_TRY(qep_dir_sync(&b->dir));
-    for (size_t i = 0; i < j->put.count; i++)
-        QEP_TRY(put(b, j->put.items[i]));
-    for (size_t i = 0; i < j->drop.count; i++)
-        QEP_TRY(qep_dir_remove(&b->dir, j->drop.items[i]));
-    QEP_TRY(qep_dir_sync(&b->dir));
-    QEP_TRY(qep_dir_rename(&b->state, "manifest.json", &b->dir, "manifest.json"));
-    return qep_dir_sync(&b->dir);
+static enum qep_status read_now(const struct qep_build *b, const struct build_journal *j,
+                                struct qep_manifest *now) {
+    char *text = NULL;
+    size_t len = 0;
+    QEP_TRY(read_hashed(&b->work.state, "manifest.json", j->manifest, &text, &len));
+    enum qep_status st = qep_manifest_parse(text, len, "manifest.json", now);
+    free(text);
+    return st;
 }
 
-/* The journal goes last: until then it tells that the rest may go. */
-static enum qep_status remove_state(struct qep_build *b) {
-    QEP_TRY(build_state_clear(b, "swap"));
-    QEP_TRY(qep_dir_remove(&b->state, "lock")); /* still held: others find a new one */
-    QEP_TRY(qep_dir_remove(&b->state, "swap"));
-    build_unlock(b);
-    qep_dir_close(&b->state);
-    if (unlinkat(b->dir.fd, ".convert", AT_REMOVEDIR) != 0 && errno != ENOENT &&
-        errno != ENOTEMPTY && errno != EEXIST)
-        return qep_fail(QEP_ERR_CANTCREATE, "%s/.convert: cannot remove: %s", b->dir.path,
-                        strerror(errno));
+/* The old manifest is copied before it is removed: DIR/manifest.json must be it still. */
+static enum qep_status check_copied(const struct qep_build *b) {
+    char *copy = NULL, hash[QEP_HASH_TEXT];
+    size_t len = 0;
+    if (qep_dir_entry(&b->work.dir, "manifest.json") == QEP_ENTRY_ABSENT)
+        return QEP_OK;
+    QEP_TRY(qep_dir_read(&b->work.state, "manifest.old", QEP_MANIFEST_MAX_BYTES, &copy, &len));
+    qep_hash_text(copy, len, hash);
+    free(copy);
+    char *path = NULL, *text = NULL, found[QEP_HASH_TEXT] = "";
+    QEP_TRY(qep_path_join(b->work.dir.path, "manifest.json", &path));
+    if (qep_file_read(path, QEP_MANIFEST_MAX_BYTES, &text, &len) == QEP_OK)
+        qep_hash_text(text, len, found);
+    enum qep_status st = QEP_OK;
+    if (strcmp(hash, found) != 0)
+        st = qep_fail(QEP_ERR_CANTCREATE, "%s: is in the way: it came while a swap was interrupted",
+                      path);
+    free(text);
+    free(path);
+    return st;
+}
+
+static enum qep_status read_old(const struct qep_build *b, struct build_names *old) {
+    bool there = false;
+    QEP_TRY(build_old_read(&b->work.state, "manifest.old", old, &there));
+    return there ? check_copied(b) : build_old_read(&b->work.dir, "manifest.json", old, &there);
+}
+
+/* Where a new file is by now. */
+static const struct qep_dir *place_of(const struct qep_build *b, const char *name) {
+    bool put = qep_dir_entry(&b->work.state, name) == QEP_ENTRY_ABSENT;
+    return put ? &b->work.dir : &b->work.state;
+}
+
+static enum qep_status check_new(const struct qep_build *b, const struct swap *s, const char *name,
+                                 bool whole) {
+    const struct qep_dir *place = place_of(b, name);
+    if (!whole)
+        return qep_fail(QEP_ERR_DATA, "%s/%s: is not what was to be put into place: damaged",
+                        place->path, name);
+    return place == &b->work.state ? build_old_check(b, &s->old, name) : QEP_OK;
+}
+
+static bool side_is_whole(const struct qep_build *b, const struct qep_side_file *file) {
+    char *text = NULL, hash[QEP_HASH_TEXT] = "";
+    size_t len = 0;
+    if (qep_dir_read(place_of(b, file->name), file->name, QEP_MAX_SIDE_BYTES, &text, &len) ==
+        QEP_OK)
+        qep_hash_text(text, len, hash);
+    free(text);
+    return strcmp(hash, file->hash) == 0;
+}
+
+static bool is_now(const struct swap *s, const char *name) {
+    for (size_t f = 0; f < s->now.layout.num_files; f++)
+        if (strcmp(s->now.layout.files[f].name, name) == 0)
+            return true;
+    for (int i = 0; i < s->now.num_side_files; i++)
+        if (strcmp(s->now.side_files[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+/* All that replace() will touch; changes nothing. */
+static enum qep_status check_all(const struct qep_build *b, const struct swap *s) {
+    for (size_t f = 0; f < s->now.layout.num_files; f++) {
+        const char *name = s->now.layout.files[f].name;
+        bool whole = build_same_file(place_of(b, name), name, &s->now.files[f]);
+        QEP_TRY(check_new(b, s, name, whole));
+    }
+    for (int i = 0; i < s->now.num_side_files; i++)
+        QEP_TRY(
+            check_new(b, s, s->now.side_files[i].name, side_is_whole(b, &s->now.side_files[i])));
+    for (size_t i = 0; i < s->old.count; i++)
+        QEP_TRY(build_old_check(b, &s->old, s->old.items[i]));
+    return QEP_OK;
+}
+
+/* From here on DIR does not open. */
+static enum qep_status remove_old_manifest(const struct qep_build *b) {
+    char *path = NULL, *text = NULL;
+    size_t len = 0;
+    if (qep_dir_entry(&b->work.dir, "manifest.json") == QEP_ENTRY_ABSENT)
+        return QEP_OK;
+    QEP_TRY(qep_path_join(b->work.dir.path, "manifest.json", &path));
+    enum qep_status st = qep_file_read(path, QEP_MANIFEST_MAX_BYTES, &text, &len);
+    if (st == QEP_OK)
+        st = qep_dir_write(&b->work.state, "manifest.old", text, len);
+    if (st == QEP_OK)
+        st = qep_dir_sync(&b->work.state);
+    if (st == QEP_OK)
+        st = qep_dir_remove(&b->work.dir, "manifest.json");
+    free(text);
+    free(path);
+    return st == QEP_OK ? qep_dir_sync(&b->work.dir) : st;
+}
+
+static enum qep_status put(const struct qep_build *b, const char *name) {
+    return place_of(b, name) == &b->work.state
+               ? qep_dir_rename(&b->work.state, name, &b->work.dir, name)
+               : QEP_OK;
+}
+
+static enum qep_status replace(const struct qep_build *b, const struct swap *s) {
+    QEP_TRY(remove_old_manifest(b));
+    for (size_t f = 0; f < s->now.layout.num_files; f++)
+        QEP_TRY(put(b, s->now.layout.files[f].name));
+    for (int i = 0; i < s->now.num_side_files; i++)
+        QEP_TRY(put(b, s->now.side_files[i].name));
+    for (size_t i = 0; i < s->old.count; i++)
+        if (!is_now(s, s->old.items[i]))
+            QEP_TRY(qep_dir_remove(&b->work.dir, s->old.items[i]));
+    QEP_TRY(qep_dir_sync(&b->work.dir));
+    QEP_TRY(qep_dir_rename(&b->work.state, "manifest.json", &b->work.dir, "manifest.json"));
+    return qep_dir_sync(&b->work.dir);
+}
+
+static enum qep_status check_and_replace(const struct qep_build *b,
+                                         const struct build_journal *journal) {
+    struct swap s = {0};
+    QEP_TRY(read_now(b, journal, &s.now));
+    enum qep_status st = read_old(b, &s.old);
+    if (st == QEP_OK)
+        st = check_all(b, &s);
+    if (st == QEP_OK)
+        st = replace(b, &s);
+    build_names_free(&s.old);
+    qep_manifest_free(&s.now);
+    return st;
+}
+
+/* The new manifest is in its place already: only the state is left to go. */
+static enum qep_status check_done(const struct qep_build *b, const struct build_journal *journal) {
+    char *text = NULL;
+    size_t len = 0;
+    if (qep_dir_entry(&b->work.dir, "manifest.json") != QEP_ENTRY_FILE)
+        return damaged(b);
+    QEP_TRY(read_hashed(&b->work.dir, "manifest.json", journal->manifest, &text, &len));
+    free(text);
     return QEP_OK;
 }
 
 enum qep_status build_swap(struct qep_build *build, const struct build_journal *journal) {
-    if (qep_dir_entry(&build->state, "manifest.json") != QEP_ENTRY_ABSENT)
-        QEP_TRY(replace(build, journal));
-    return remove_state(build);
+    bool done = qep_dir_entry(&build->work.state, "manifest.json") == QEP_ENTRY_ABSENT;
+    QEP_TRY(done ? check_done(build, journal) : check_and_replace(build, journal));
+    QEP_TRY(build_state_clear(build, "swap"));
+    return qep_work_remove(&build->work, "swap");
 }

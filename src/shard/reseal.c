@@ -3,10 +3,13 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "shard/verify.h"
+#include "shard/work.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { TRIES = 100 };
 
 /* Adds the file to the result when it is there and `check` takes it. */
 static enum qep_status scan_file(const char *name, const char *path, qep_side_file_check *check,
@@ -83,40 +86,68 @@ static enum qep_status print_manifest(const struct qep_manifest *m,
     return st;
 }
 
-static enum qep_status write_manifest(const struct qep_shard_dir *dir,
+static enum qep_status write_manifest(const struct qep_work *w, const struct qep_shard_dir *dir,
                                       const struct qep_reseal_result *r) {
-    char *text = NULL, *path = NULL;
+    char *text = NULL;
     size_t len = 0;
     QEP_TRY(print_manifest(qep_shard_dir_manifest(dir), r, &text, &len));
-    enum qep_status st = qep_path_join(qep_shard_dir_path(dir), "manifest.json", &path);
+    enum qep_status st = qep_dir_write(&w->state, "reseal", text, len);
     if (st == QEP_OK)
-        st = qep_file_write_atomic(path, text, len);
-    free(path);
+        st = qep_dir_rename(&w->state, "reseal", &w->dir, "manifest.json");
     free(text);
-    return st;
+    return st == QEP_OK ? qep_dir_sync(&w->dir) : st;
 }
 
 /* Whoever converts into DIR writes a manifest of its own. */
-static enum qep_status refuse_conversion(const char *dir) {
-    char *path = NULL;
-    QEP_TRY(qep_path_join(dir, ".convert", &path));
-    bool there = qep_path_exists(path);
-    free(path);
-    return there ? qep_fail(QEP_ERR_CANTCREATE,
-                            "%s: holds an unfinished conversion (.convert): finish it first", dir)
-                 : QEP_OK;
+static enum qep_status refuse_conversion(const struct qep_work *w) {
+    if (qep_dir_entry(&w->state, "identity") == QEP_ENTRY_ABSENT &&
+        qep_dir_entry(&w->state, "swap") == QEP_ENTRY_ABSENT)
+        return QEP_OK;
+    return qep_fail(QEP_ERR_CANTCREATE,
+                    "%s: holds an unfinished conversion: finish it first, or remove %s",
+                    w->dir.path, w->state.path);
+}
+
+static enum qep_status scan_dir(const char *path, qep_side_file_check *check,
+                                struct qep_shard_dir **dir, struct qep_reseal_result *out) {
+    *out = (struct qep_reseal_result){0};
+    QEP_TRY(qep_shard_dir_open(path, dir));
+    return scan(*dir, check, out);
+}
+
+/* What was seen before the lock was taken may be no more. */
+static enum qep_status reseal_locked(const char *path, const struct qep_work *w,
+                                     qep_side_file_check *check, struct qep_reseal_result *out) {
+    struct qep_shard_dir *dir = NULL;
+    QEP_TRY(refuse_conversion(w));
+    enum qep_status st = scan_dir(path, check, &dir, out);
+    if (st == QEP_OK && out->num_accepted + out->num_dropped > 0)
+        st = write_manifest(w, dir, out);
+    qep_shard_dir_close(dir);
+    return st;
+}
+
+static enum qep_status lock_and_reseal(const char *path, qep_side_file_check *check,
+                                       struct qep_reseal_result *out) {
+    struct qep_work work = QEP_WORK_CLOSED;
+    bool again = true;
+    enum qep_status st = qep_dir_open(path, &work.dir);
+    for (int i = 0; st == QEP_OK && again && i < TRIES; i++)
+        st = qep_work_lock(&work, &again);
+    if (st == QEP_OK)
+        st = again ? qep_fail(QEP_ERR_INTERRUPTED, "%s: in use by others", path)
+                   : reseal_locked(path, &work, check, out);
+    qep_work_close(&work);
+    return st;
 }
 
 enum qep_status qep_shard_reseal(const char *dir, qep_side_file_check *check,
                                  struct qep_reseal_result *out) {
     struct qep_shard_dir *opened = NULL;
-    *out = (struct qep_reseal_result){0};
     QEP_TRY(qep_path_check_dir(dir));
-    QEP_TRY(refuse_conversion(dir));
-    QEP_TRY(qep_shard_dir_open(dir, &opened));
-    enum qep_status st = scan(opened, check, out);
-    if (st == QEP_OK && out->num_accepted + out->num_dropped > 0)
-        st = write_manifest(opened, out);
+    enum qep_status st = scan_dir(dir, check, &opened, out);
     qep_shard_dir_close(opened);
-    return st;
+    if (st != QEP_OK || out->num_accepted + out->num_dropped == 0)
+        return st;
+    return lock_and_reseal(dir, check, out);
 }

@@ -63,26 +63,36 @@ enum qep_status qep_side_files_verify(const char *dir, const struct qep_manifest
     return st;
 }
 
-/* Other tools have files of that name too. */
-static enum qep_status is_ours(const char *text, size_t len, const char *path, bool *ours) {
-    cJSON *root = NULL;
-    QEP_TRY(qep_json_parse(text, len, path, &root));
-    *ours = qep_json_get(root, "format") != NULL || qep_json_get(root, "side_files") != NULL;
-    cJSON_Delete(root);
-    return QEP_OK;
+/* Other tools have files of that name too; one of ours is told by either mark, should the other be
+ * damaged. */
+static bool is_ours(const char *text, size_t len) {
+    static const char format[] = "qwen-ep shard directory", seal[] = "\"xxh3_128\":";
+    return memmem(text, len, format, sizeof format - 1) != NULL ||
+           memmem(text, len, seal, sizeof seal - 1) != NULL;
 }
 
 static enum qep_status verify_with(const char *dir, const char *text, size_t len,
                                    const char *path) {
     struct qep_manifest manifest;
-    bool ours = false;
-    QEP_TRY(is_ours(text, len, path, &ours));
-    if (!ours)
+    if (!is_ours(text, len))
         return QEP_OK;
     QEP_TRY(qep_manifest_parse(text, len, path, &manifest));
     enum qep_status st = qep_side_files_verify(dir, &manifest);
     qep_manifest_free(&manifest);
     return st;
+}
+
+/* Between the old manifest and the new one side files may be of either. */
+static enum qep_status refuse_swap(const char *dir) {
+    char *path = NULL;
+    QEP_TRY(qep_path_join(dir, ".convert/swap", &path));
+    bool there = qep_path_exists(path);
+    free(path);
+    return there ? qep_fail(QEP_ERR_DATA,
+                            "%s: its conversion was interrupted at the end; the same convert "
+                            "command finishes it",
+                            dir)
+                 : QEP_OK;
 }
 
 enum qep_status qep_side_files_verify_dir(const char *dir) {
@@ -92,6 +102,8 @@ enum qep_status qep_side_files_verify_dir(const char *dir) {
     QEP_TRY(qep_path_join(dir, "manifest.json", &path));
     if (qep_path_exists(path))
         st = qep_file_read(path, QEP_MANIFEST_MAX_BYTES, &text, &len);
+    else
+        st = refuse_swap(dir);
     if (st == QEP_OK && text != NULL)
         st = verify_with(dir, text, len, path);
     free(text);

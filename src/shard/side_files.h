@@ -36,8 +36,8 @@ struct qep_reseal_result {
 
 /* Makes the side files that DIR has now part of it: a new manifest.json, as a conversion with these
  * files would have written it; weights stay. Nothing changes when a check fails or when all files
- * are as the manifest says. QEP_ERR_CANTCREATE: a conversion of DIR is under way or was
- * interrupted; else as qep_shard_dir_open and writing. */
+ * are as the manifest says. QEP_ERR_INTERRUPTED: DIR is in use by a conversion;
+ * QEP_ERR_CANTCREATE: one was interrupted; else as qep_shard_dir_open and writing. */
 enum qep_status qep_shard_reseal(const char *dir, qep_side_file_check *check,
                                  struct qep_reseal_result *out);
 

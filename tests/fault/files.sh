@@ -195,7 +195,7 @@ unacceptable tokenizer_config.json '5' 'expected a JSON object, found a number'
 unacceptable config.json "$(cat configs/tiny-random.json)" 'another model'
 put FIFO "$m/chat_template.jinja"
 refused "reseal of a FIFO" 65 'is a FIFO' "$exe" reseal "$m"
-mkdir "$m/.convert"
+rm "$m/chat_template.jinja" && mkdir "$m/.convert" && echo x >"$m/.convert/identity"
 refused "reseal during a conversion" 73 'holds an unfinished conversion' "$exe" reseal "$m"
 refused "reseal of nothing" 66 'nowhere: no such directory' "$exe" reseal "$work/nowhere"
 refused "reseal of a checkpoint" 66 'no manifest.json' "$exe" reseal $hf

@@ -81,7 +81,7 @@ refuse_state() {
 refuse_second() {
     mkdir "$work/d/.convert"
     perl -MIO::Handle -e 'open F, "+>", $ARGV[0]; $l = pack "s s x4 q q l x4", 1, 0, 0, 0, 0;
-        fcntl F, 37, $l or die; print F "pid $$ on host elsewhere\n"; F->flush();
+        fcntl F, 37, $l or die; print F "qwen-ep, pid $$ on host elsewhere\n"; F->flush();
         print "locked\n"; STDOUT->flush(); sleep 60' "$work/d/.convert/lock" >"$work/holder" &
     local holder=$!
     for _ in $(seq 100); do grep -q locked "$work/holder" && break || sleep 0.05; done

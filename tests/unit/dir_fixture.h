@@ -18,7 +18,7 @@ static inline void scratch_dir(char out[64]) {
 }
 
 static inline void remove_tree(const char *path) {
-    char command[256];
+    char command[512];
     snprintf(command, sizeof command, "rm -rf '%s'", path);
     ck_assert_int_eq(system(command), 0);
 }

@@ -201,10 +201,36 @@ START_TEST(other_things_are_refused) {
 }
 END_TEST
 
+/* A conversion that begins while a reseal looks at files, and the other way round. */
+START_TEST(reseal_and_conversion_exclude_each_other) {
+    struct qep_reseal_result r;
+    struct scene s;
+    struct build_fixture f;
+    struct qep_build *build = NULL;
+    bool complete = false;
+    set_scene(&s, "chat_template.jinja");
+    spill(s.dir, "chat_template.jinja", "x", 1);
+    fixture_checkpoint(&f, s.hf, "q8", s.dir);
+    f.options.force = true;
+    ASSERT_OK(qep_build_create(&f.options, &build));
+    ASSERT_OK(qep_build_prepare(build, &complete));
+    ck_assert_int_eq(qep_shard_reseal(s.dir, take_all, &r), QEP_ERR_INTERRUPTED);
+    assert_error_has("in use by pid ");
+    qep_build_destroy(build);
+    ck_assert_int_eq(qep_shard_reseal(s.dir, take_all, &r), QEP_ERR_CANTCREATE);
+    assert_error_has("holds an unfinished conversion");
+    ASSERT_OK(build_all(&f.options, 1));
+    ASSERT_OK(qep_shard_reseal(s.dir, take_all, &r));
+    ck_assert_int_eq(r.num_accepted + r.num_dropped, 0);
+    fixture_free(&f);
+    remove_tree(s.base);
+}
+END_TEST
+
 START_TEST(refused_reseals_change_nothing) {
     struct qep_reseal_result r;
     struct scene s;
-    char copy[128], path[256];
+    char copy[128], path[160];
     set_scene(&s, "chat_template.jinja");
     spill(s.dir, "chat_template.jinja", "x", 1);
     join(copy, sizeof copy, s.base, "copy");
@@ -215,9 +241,10 @@ START_TEST(refused_reseals_change_nothing) {
     ck_assert(same_trees(s.dir, copy));
     join(path, sizeof path, s.dir, ".convert");
     ck_assert_int_eq(mkdir(path, 0777), 0);
+    spill(path, "identity", "x", 1);
     ck_assert_int_eq(qep_shard_reseal(s.dir, take_all, &r), QEP_ERR_CANTCREATE);
     assert_error_has("holds an unfinished conversion");
-    ck_assert_int_eq(rmdir(path), 0);
+    remove_tree(path);
     ck_assert(same_trees(s.dir, copy));
     join(path, sizeof path, s.dir, "layer-001.qep");
     ck_assert_int_eq(truncate(path, 100), 0);
@@ -237,10 +264,10 @@ START_TEST(other_directories_have_no_manifest_of_ours) {
     spill(s.hf, "manifest.json", "{\"version\": 3}", 14);
     ASSERT_OK(qep_side_files_verify_dir(s.hf));
     spill(s.hf, "manifest.json", "[]", 2);
-    ck_assert_int_eq(qep_side_files_verify_dir(s.hf), QEP_ERR_DATA);
-    assert_error_has("manifest.json: expected a JSON object, found a list");
-    spill(s.hf, "manifest.json", "{\"format\": 3}", 13);
-    ck_assert_int_eq(qep_side_files_verify_dir(s.hf), QEP_ERR_DATA);
+    ASSERT_OK(qep_side_files_verify_dir(s.hf));
+    spill(s.hf, "manifest.json", "{\"format\": \"pt\", \"side_files\": 1}", 33);
+    ASSERT_OK(qep_side_files_verify_dir(s.hf));
+    ASSERT_OK(qep_side_files_verify_dir(s.dir));
     char *text = slurp(s.dir, "manifest.json", &len);
     spill(s.dir, "manifest.json", text, len - 40);
     ck_assert_int_eq(qep_side_files_verify_dir(s.dir), QEP_ERR_DATA);
@@ -248,7 +275,19 @@ START_TEST(other_directories_have_no_manifest_of_ours) {
     spill(s.dir, "manifest.json", text, len);
     ck_assert_int_eq(qep_side_files_verify_dir(s.dir), QEP_ERR_DATA);
     assert_error_has("manifest.json: damaged or edited");
+    *strstr(text, "shard dir") = 'S';
+    spill(s.dir, "manifest.json", text, len);
+    ck_assert_int_eq(qep_side_files_verify_dir(s.dir), QEP_ERR_DATA);
     free(text);
+    char path[256];
+    join(path, sizeof path, s.dir, "manifest.json");
+    ck_assert_int_eq(unlink(path), 0);
+    ASSERT_OK(qep_side_files_verify_dir(s.dir));
+    join(path, sizeof path, s.dir, ".convert");
+    ck_assert_int_eq(mkdir(path, 0777), 0);
+    spill(path, "swap", "x", 1);
+    ck_assert_int_eq(qep_side_files_verify_dir(s.dir), QEP_ERR_DATA);
+    assert_error_has("its conversion was interrupted at the end");
     remove_tree(s.base);
 }
 END_TEST
@@ -261,6 +300,7 @@ int main(void) {
     tcase_add_loop_test(tc, changes_are_resealed, 0, NUM_NAMES);
     tcase_add_loop_test(tc, deleted_and_added_files_are_found, 0, NUM_NAMES);
     tcase_add_loop_test(tc, other_things_are_refused, 0, 2 * NUM_NAMES);
+    tcase_add_test(tc, reseal_and_conversion_exclude_each_other);
     tcase_add_test(tc, refused_reseals_change_nothing);
     tcase_add_test(tc, other_directories_have_no_manifest_of_ours);
     suite_add_tcase(suite, tc);

@@ -224,6 +224,50 @@ START_TEST(interrupted_swap_and_another_command) {
 }
 END_TEST
 
+static const struct {
+    const char *command; /* in the directory of an interrupted swap */
+    const char *named;
+} tampered[] = {
+    {"rm .convert/manifest.json", ".convert/swap: is damaged"},
+    {"sed -i 's/q4/q8/' .convert/manifest.json", ".convert/manifest.json: damaged"},
+    {"f=$(ls .convert/*.qep | head -n 1); : > $f", ".qep: is not what was to be put into place"},
+    {"f=$(ls .convert/*.qep | head -n 1); mv $f ../f; ln -s ../../f $f", "not what was to be put"},
+    {"f=$(ls .convert/*.qep | head -n 1); rm $f", ".qep: is not what was to be put into place"},
+    {"echo x >> .convert/config.json", "config.json: is not what was to be put into place"},
+    {"echo mine > config.json", "d/config.json: is in the way"},
+    {"echo mine > manifest.json", "d/manifest.json: is in the way"},
+    {"mkdir config.json", "d/config.json: is in the way"},
+};
+
+/* What came or went since is not swallowed: the command says so, and goes on when it is mended. */
+START_TEST(interrupted_swap_is_looked_at_first) {
+    struct scene s;
+    bool swapping = false;
+    char path[128];
+    open_scene(&s);
+    join(path, sizeof path, s.dir, ".convert/swap");
+    ck_assert_int_eq(convert(golden, s.fresh, "q4", 2, false), QEP_OK);
+    for (int n = 1; !swapping; n++) {
+        remove_tree(s.dir);
+        ck_assert(!killed_at(&s, n, false));
+        swapping = qep_path_exists(path);
+    }
+    shell(&s, "cp -r d swapping && cd d");
+    char command[512];
+    snprintf(command, sizeof command, "cd d && { %s; } && cd .. && cp -r d before",
+             tampered[_i].command);
+    shell(&s, command);
+    enum qep_status st = again(&s, true);
+    ck_assert_msg(st == QEP_ERR_DATA || st == QEP_ERR_CANTCREATE, "%d: %s", (int)st,
+                  qep_last_error());
+    assert_error_has(tampered[_i].named);
+    shell(&s, "diff -r -x lock d before && rm -rf d && cp -r swapping d");
+    ASSERT_OK(again(&s, false));
+    ck_assert(same_trees(s.dir, s.fresh));
+    remove_tree(s.base);
+}
+END_TEST
+
 static void poison(const char *dir) { /* the first bf16 pattern that is a NaN's */
     char command[256];
     snprintf(command, sizeof command,
@@ -284,6 +328,21 @@ static const struct {
      "embed.qep.part"},
     {"mkdir d/.convert; echo mine > mine; ln -s ../../mine d/.convert/lock", true,
      "d/.convert/lock"},
+    {"mkdir d/.convert; echo mine > d/.convert/lock", true, "d/.convert/lock"},
+    {"mkdir d/.convert; touch mine; ln mine d/.convert/lock", true, "d/.convert/lock"},
+    {"mkdir d/.convert; mkfifo d/.convert/lock", false, "d/.convert/lock"},
+    {"mkdir d/.convert; mkfifo d/.convert/swap", false, "d/.convert/swap"},
+    {"mkdir -p d/.convert/swap", true, "d/.convert/swap"},
+    {"mkdir d/.convert; echo mine > d/.convert/swap", true, "d/.convert/swap"},
+    {"mkdir d/.convert; echo mine > d/.convert/config.json", false, "d/.convert/config.json"},
+    {"mkdir d/.convert; echo mine > d/.convert/layer-000.qep.part", true, "layer-000.qep.part"},
+    {"mkdir d/.convert; echo mine > d/.convert/identity", true, "d/.convert/identity"},
+    {"mkdir d/.convert; head -c 9000 /dev/zero > d/.convert/identity", true, "d/.convert/identity"},
+    {"rm d/shard-01-of-02.qep; mkdir d/shard-01-of-02.qep", true, "d/shard-01-of-02.qep"},
+    {"rm d/shard-01-of-02.qep; mkfifo d/shard-01-of-02.qep", true, "d/shard-01-of-02.qep"},
+    {"echo '{}' > d/config.json; mkdir d/.convert; echo '{}' > d/.convert/manifest.json; printf "
+     "'qwen-ep swap 2\n%032d\n%032d\n' 0 0 > d/.convert/swap",
+     false, "d/.convert/manifest.json"},
 };
 
 START_TEST(what_is_not_ours_stays) {
@@ -296,7 +355,9 @@ START_TEST(what_is_not_ours_stays) {
     shell(&s, in_the_way[_i].before);
     shell(&s, "find . | sort > ../$(basename $PWD).before; "
               "find . -type f -size -100k -exec md5sum {} + | sort >> ../$(basename $PWD).before");
-    ck_assert_int_eq(again(&s, true), QEP_ERR_CANTCREATE);
+    enum qep_status st = convert(golden, s.dir, "q4", 1, true);
+    ck_assert_msg(st == QEP_ERR_CANTCREATE || st == QEP_ERR_DATA, "%d: %s", (int)st,
+                  qep_last_error());
     assert_error_has(in_the_way[_i].named);
     shell(&s, "{ find . | sort; find . -type f -size -100k -exec md5sum {} + | sort; } | "
               "diff - ../$(basename $PWD).before; r=$?; rm ../$(basename $PWD).before; exit $r");
@@ -393,6 +454,27 @@ START_TEST(lock_of_the_dead) {
 }
 END_TEST
 
+/* One without locks of the system, then one with them; and an in-use that is no more ours. */
+START_TEST(locks_of_both_kinds) {
+    struct scene s;
+    struct build_fixture a, b;
+    struct qep_build *first = NULL, *second = NULL;
+    open_scene(&s);
+    locks_refused = true;
+    prepare(&a, s.dir, "q4", &first, QEP_OK);
+    locks_refused = false;
+    prepare(&b, s.dir, "q4", &second, QEP_ERR_INTERRUPTED);
+    assert_error_has("(if that one is gone, remove ");
+    qep_build_destroy(second);
+    shell(&s, "echo other > x && mv x d/.convert/in-use");
+    qep_build_destroy(first);
+    shell(&s, "grep -q other d/.convert/in-use");
+    fixture_free(&a);
+    fixture_free(&b);
+    remove_tree(s.base);
+}
+END_TEST
+
 /* A failed conversion lets the next one in at once. */
 START_TEST(lock_ends_with_the_conversion) {
     struct scene s;
@@ -441,6 +523,13 @@ START_TEST(space_is_looked_at_first) {
     assert_error_has("are still to be written");
     assert_error_has("GB are free");
     ck_assert(same_trees(s.dir, s.old)); /* no .convert either */
+    free_bytes = 0;
+    ck_assert(!killed_at(&s, 12, true));
+    free_bytes = 20000;
+    shell(&s, "cp -r d before");
+    ck_assert_int_eq(convert(golden, s.dir, "bf16", 2, true), QEP_ERR_CANTCREATE);
+    assert_error_has("are still to be written");
+    shell(&s, "diff -r -x lock d before"); /* what was begun is there still */
     free_bytes = 10 << 20;
     ASSERT_OK(again(&s, true));
     free_bytes = 0;
@@ -489,17 +578,19 @@ static void change_now(void *arg, const struct qep_build_progress *progress) {
 
 static const struct {
     const char *command; /* in the checkpoint's directory, midway */
-    enum qep_status expected;
-    const char *named;
+    const char *named;   /* in the error; NULL: what was opened at the start is converted */
 } changes[] = {
-    {"printf x >> model.safetensors", QEP_ERR_DATA, "model.safetensors: was written to"},
-    {"printf xx | dd of=model.safetensors bs=1 seek=20000 conv=notrunc status=none", QEP_ERR_DATA,
+    {"printf x >> model.safetensors", "model.safetensors: was written to"},
+    {"printf xx | dd of=model.safetensors bs=1 seek=20000 conv=notrunc status=none",
      "model.safetensors: was written to"},
-    {"truncate -s -7 model.safetensors", QEP_ERR_DATA, "model.safetensors"},
-    {"touch -d tomorrow model.safetensors", QEP_ERR_DATA, "model.safetensors: was written to"},
-    {"sed -i 's/\"rms_norm_eps\": 1e-06/\"rms_norm_eps\": 1e-05/' config.json", QEP_ERR_DATA,
-     "config.json: changed"},
-    {"cp model.safetensors new && mv new model.safetensors", QEP_OK, NULL},
+    {"truncate -s -7 model.safetensors", "model.safetensors"},
+    {"touch -d tomorrow model.safetensors", "model.safetensors: was written to"},
+    {"cp model.safetensors new && mv new model.safetensors", NULL},
+    {"sed -i 's/\"rms_norm_eps\": 1e-06/\"rms_norm_eps\": 1e-05/' config.json", NULL},
+    {"rm config.json", NULL},
+    {"echo other > chat_template.jinja; rm generation_config.json", NULL},
+    {"echo '{}' > tokenizer_config.json", NULL},
+    {"mv ../hf ../was && mkdir ../hf && echo other > ../hf/chat_template.jinja", NULL},
 };
 
 START_TEST(source_that_changes_is_noticed) {
@@ -510,6 +601,9 @@ START_TEST(source_that_changes_is_noticed) {
     join(hf, sizeof hf, s.base, "hf");
     ck_assert_int_eq(qep_mkdirs(hf), QEP_OK);
     copy_tree(golden, hf);
+    spill(hf, "chat_template.jinja", "mine", 4);
+    spill(hf, "generation_config.json", "{}", 2);
+    ck_assert_int_eq(convert(hf, s.fresh, "q4", 2, false), QEP_OK);
     snprintf(command, sizeof command, "cd '%s' && %s", hf, changes[_i].command);
     struct change change = {command, 20};
     fixture_checkpoint(&f, hf, "q4", s.dir);
@@ -517,13 +611,14 @@ START_TEST(source_that_changes_is_noticed) {
     f.options.progress_arg = &change;
     enum qep_status st = build_all(&f.options, 1);
     ck_assert_int_le(change.countdown, 0);
-    ck_assert_msg(st == changes[_i].expected, "%s: %d %s", changes[_i].command, (int)st,
-                  qep_last_error());
+    ck_assert_msg(st == (changes[_i].named != NULL ? QEP_ERR_DATA : QEP_OK), "%s: %d %s",
+                  changes[_i].command, (int)st, qep_last_error());
     if (changes[_i].named != NULL)
         assert_error_has(changes[_i].named);
     else
-        ck_assert_ptr_nonnull(strstr(qep_checkpoint_moved_file(f.ckpt), "model.safetensors"));
+        ck_assert(same_trees(s.dir, s.fresh));
     ck_assert(opens(s.dir) == (st == QEP_OK));
+    ck_assert((qep_checkpoint_moved_file(f.ckpt) != NULL) == (strstr(command, "mv ") != NULL));
     fixture_free(&f);
     remove_tree(s.base);
 }
@@ -536,11 +631,14 @@ int main(void) {
     tcase_add_loop_test(tc, ended_anywhere_the_same_command_finishes, 0, 2);
     tcase_add_test(tc, ended_twice_the_same_command_finishes);
     tcase_add_test(tc, interrupted_swap_and_another_command);
+    tcase_add_loop_test(tc, interrupted_swap_is_looked_at_first, 0,
+                        sizeof tampered / sizeof *tampered);
     tcase_add_test(tc, failed_replacement_keeps_the_old);
     tcase_add_loop_test(tc, what_is_not_ours_stays, 0, sizeof in_the_way / sizeof *in_the_way);
     tcase_add_test(tc, links_of_the_user_work);
     tcase_add_loop_test(tc, second_conversion_is_told_who_is_there, 0, 2);
     tcase_add_loop_test(tc, lock_of_the_dead, 0, 2);
+    tcase_add_test(tc, locks_of_both_kinds);
     tcase_add_loop_test(tc, lock_ends_with_the_conversion, 0, 2);
     tcase_add_loop_test(tc, failing_close_is_seen, 0, 6);
     tcase_add_test(tc, space_is_looked_at_first);
