@@ -127,27 +127,39 @@ static enum qep_status reseal_locked(const char *path, const struct qep_work *w,
     return st;
 }
 
-static enum qep_status lock_and_reseal(const char *path, qep_side_file_check *check,
-                                       struct qep_reseal_result *out) {
-    struct qep_work work = QEP_WORK_CLOSED;
+static enum qep_status lock_and_reseal(const char *path, struct qep_work *work,
+                                       qep_side_file_check *check, struct qep_reseal_result *out) {
     bool again = true;
-    enum qep_status st = qep_dir_open(path, &work.dir);
-    for (int i = 0; st == QEP_OK && again && i < TRIES; i++)
-        st = qep_work_lock(&work, &again);
-    if (st == QEP_OK)
-        st = again ? qep_fail(QEP_ERR_INTERRUPTED, "%s: in use by others", path)
-                   : reseal_locked(path, &work, check, out);
-    qep_work_close(&work);
+    for (int i = 0; again && i < TRIES; i++)
+        QEP_TRY(qep_work_lock(work, &again));
+    return again ? qep_fail(QEP_ERR_INTERRUPTED, "%s: in use by others", path)
+                 : reseal_locked(path, work, check, out);
+}
+
+/* Where nothing is to be written, nothing needs to be writable. */
+static enum qep_status needs_work(const char *path, const struct qep_work *work,
+                                  qep_side_file_check *check, struct qep_reseal_result *out,
+                                  bool *needs) {
+    struct qep_shard_dir *dir = NULL;
+    *needs = true;
+    if (qep_dir_entry(&work->dir, ".convert") != QEP_ENTRY_ABSENT)
+        return QEP_OK;
+    enum qep_status st = scan_dir(path, check, &dir, out);
+    *needs = out->num_accepted + out->num_dropped > 0;
+    qep_shard_dir_close(dir);
     return st;
 }
 
 enum qep_status qep_shard_reseal(const char *dir, qep_side_file_check *check,
                                  struct qep_reseal_result *out) {
-    struct qep_shard_dir *opened = NULL;
+    struct qep_work work = QEP_WORK_CLOSED;
+    bool needs = false;
     QEP_TRY(qep_path_check_dir(dir));
-    enum qep_status st = scan_dir(dir, check, &opened, out);
-    qep_shard_dir_close(opened);
-    if (st != QEP_OK || out->num_accepted + out->num_dropped == 0)
-        return st;
-    return lock_and_reseal(dir, check, out);
+    enum qep_status st = qep_dir_open(dir, &work.dir);
+    if (st == QEP_OK)
+        st = needs_work(dir, &work, check, out, &needs);
+    if (st == QEP_OK && needs)
+        st = lock_and_reseal(dir, &work, check, out);
+    qep_work_close(&work);
+    return st;
 }
