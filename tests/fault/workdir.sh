@@ -102,6 +102,13 @@ replace "$work/old" --recipe q8
     refuse_second
     replace "$work/fresh"
 done
+if [ "$sizes" != 1 ]; then # ranks that see different sources
+    cp -r $hf "$work/copy" && chmod -R u+w "$work/copy" && touch -d yesterday "$work/copy/model.safetensors"
+    timeout 60 mpirun --quiet --oversubscribe --bind-to none -np 1 "$exe" convert --from $hf --to "$work/two" : \
+        -np 1 "$exe" convert --from "$work/copy" --to "$work/two" >"$work/out" 2>"$work/err"
+    [ $? = 64 ] && [ ! -e "$work/two" ] && grep -q '^qwen-ep: rank 1: the source (or an option) differs' "$work/err"
+    ok "sources that differ" $?
+fi
 [ "$sizes" != 1 ] || echo "mpirun not used: built without MPI"
 echo "work directories: $passed passed, $failed failed"
 [ $failed = 0 ]
