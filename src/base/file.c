@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "base/output.h"
+#include "base/streams.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -85,13 +86,6 @@ enum qep_status qep_file_pread(int fd, const char *path, void *out, size_t bytes
     return QEP_OK;
 }
 
-/* Whoever waits for a pipe wants a signal to end that; reads of files are not interrupted. */
-static enum qep_status fail_read(const char *path, int error) {
-    if (error == EINTR)
-        return qep_fail(QEP_ERR_INTERRUPTED, "%s: interrupted while waiting for it", path);
-    return qep_fail(QEP_ERR_IO, "%s: read failed: %s", path, strerror(error));
-}
-
 enum qep_status qep_file_read_fd(int fd, const char *path, size_t max_bytes, char **data,
                                  size_t *len) {
     void *buf = NULL;
@@ -99,9 +93,12 @@ enum qep_status qep_file_read_fd(int fd, const char *path, size_t max_bytes, cha
     enum qep_status st = QEP_OK;
     for (;;) {
         QEP_TRY_GOTO(st, done, qep_grow(&buf, &cap, used + 65536, 1, path));
+        QEP_TRY_GOTO(st, done, qep_stream_wait(fd, path));
         ssize_t got = read(fd, (char *)buf + used, cap - used - 1);
+        if (got < 0 && (errno == EINTR || errno == EAGAIN))
+            continue;
         if (got < 0) {
-            st = fail_read(path, errno);
+            st = qep_fail(QEP_ERR_IO, "%s: read failed: %s", path, strerror(errno));
             goto done;
         }
         if (got == 0)
@@ -136,11 +133,10 @@ enum qep_status qep_file_read(const char *path, size_t max_bytes, char **data, s
     return st;
 }
 
+/* O_NONBLOCK: a FIFO's writer is waited for by qep_stream_wait. */
 static enum qep_status open_input(const char *path, int *fd) {
     struct stat sb;
-    *fd = open(path, O_RDONLY | O_NOCTTY | O_CLOEXEC);
-    if (*fd < 0 && errno == EINTR)
-        return fail_read(path, EINTR);
+    *fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (*fd < 0)
         return qep_fail(QEP_ERR_NOINPUT, "%s: cannot open: %s", path, strerror(errno));
     if (fstat(*fd, &sb) == 0 && !S_ISDIR(sb.st_mode))

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 struct qep_output {
@@ -27,14 +28,17 @@ static enum qep_status refuse_unsought(const struct qep_output *o) {
     return qep_fail(QEP_ERR_USAGE, "%s: cannot be sought, expected a file", o->label);
 }
 
-/* Without O_CREAT and O_TRUNC: it is there and stays what it is. */
+/* Without O_CREAT and O_TRUNC: it is there and stays what it is. A FIFO has no writing end before
+ * somebody reads (ENXIO): that is waited for in a way that a signal ends however early it comes. */
 static enum qep_status open_through(struct qep_output *o, enum qep_output_kind kind) {
-    do
-        o->fd = open(o->target.path, O_WRONLY | O_NOCTTY | O_CLOEXEC);
-    while (o->fd < 0 && errno == EINTR && !qep_temporaries_were_removed());
-    if (o->fd < 0 && errno == EINTR)
+    const struct timespec pause = {.tv_nsec = 20000000};
+    int flags = O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+    while ((o->fd = open(o->target.path, flags)) < 0 && errno == ENXIO &&
+           S_ISFIFO(o->target.sb.st_mode) && !qep_temporaries_were_removed())
+        nanosleep(&pause, NULL);
+    if (qep_temporaries_were_removed())
         return qep_fail(QEP_ERR_INTERRUPTED, "%s: interrupted", o->label);
-    if (o->fd < 0)
+    if (o->fd < 0 || fcntl(o->fd, F_SETFL, O_WRONLY) != 0)
         return qep_fail(QEP_ERR_CANTCREATE, "%s: cannot open: %s", o->label, strerror(errno));
     return kind == QEP_OUTPUT_SEEKS ? refuse_unsought(o) : QEP_OK;
 }

@@ -47,8 +47,7 @@ static enum qep_status refuse_own_stream(const struct stat *sb, const char *labe
     struct stat own;
     for (int fd = 0; fd < 3; fd++)
         if (fstat(fd, &own) == 0 && same_file(&own, sb))
-            return qep_fail(QEP_ERR_USAGE, "%s: is the file that is this program's %s", label,
-                            names[fd]);
+            return qep_fail(QEP_ERR_USAGE, "%s: is what this program's %s is", label, names[fd]);
     return QEP_OK;
 }
 
@@ -86,6 +85,8 @@ static enum qep_status check_through(const char *path, const char *label, enum q
     if (S_ISFIFO(mode) && kind == QEP_OUTPUT_SEEKS)
         return qep_fail(QEP_ERR_USAGE, "%s: is a pipe, which cannot be sought, expected a file",
                         label);
+    if (S_ISFIFO(mode))
+        QEP_TRY(refuse_own_stream(&out->sb, label));
     if (strlen(path) >= PATH_MAX)
         return cannot_create(label, ENAMETOOLONG);
     strcpy(out->path, path);

@@ -1,17 +1,34 @@
 #include "base/streams.h"
 
+#include "base/mem.h"
+#include "base/temporary.h"
+
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
-/* O_PATH: every read and write is EBADF, and so they stay when opened again as /dev/stdin or
- * /dev/stdout, which a /dev/null would not. */
+enum { WAIT_MS = 100 };
+
+/* A link itself: every read and write is EBADF, and it cannot be opened again by the names
+ * /dev/stdin and /dev/stdout, which a /dev/null could. Where there is no /proc, a socket that leads
+ * nowhere. */
+static int open_nothing(void) {
+    int fd = open("/proc/self", O_PATH | O_NOFOLLOW);
+    return fd >= 0 ? fd : socket(AF_UNIX, SOCK_STREAM, 0);
+}
+
 static enum qep_status fill_closed(int fd) {
-    if (fcntl(fd, F_GETFD) >= 0 || open("/", O_PATH | O_DIRECTORY) == fd)
+    if (fcntl(fd, F_GETFD) >= 0)
+        return QEP_OK;
+    if (fd == STDOUT_FILENO) /* so that it fails where that is looked at, with its reason */
+        setvbuf(stdout, NULL, _IOFBF, 1 << 16);
+    if (open_nothing() == fd)
         return QEP_OK;
     return qep_fail(QEP_ERR_SYSTEM, "cannot stand in for closed descriptor %d: %s", fd,
                     strerror(errno));
@@ -51,13 +68,54 @@ enum qep_status qep_stdout_flush(void) {
     return ferror(stdout) ? qep_fail(QEP_ERR_IO, "stdout: an earlier write failed") : QEP_OK;
 }
 
-enum qep_status qep_stdin_line(char **line, size_t *cap, ssize_t *len) {
-    *len = getline(line, cap, stdin);
-    if (*len >= 0 || !ferror(stdin))
+enum qep_status qep_stream_wait(int fd, const char *label) {
+    struct pollfd waited = {.fd = fd, .events = POLLIN};
+    do {
+        int n = poll(&waited, 1, WAIT_MS); /* short: a signal may come just before it */
+        if (n > 0 || (n < 0 && errno != EINTR))
+            return QEP_OK; /* what is wrong, the read will say */
+    } while (!qep_temporaries_were_removed());
+    return qep_fail(QEP_ERR_INTERRUPTED, "%s: interrupted while waiting for it", label);
+}
+
+/* What was read of stdin beyond the last line. */
+static struct {
+    char data[1 << 16];
+    size_t begin, end;
+} ahead;
+
+static enum qep_status read_ahead(void) {
+    ahead.begin = ahead.end = 0;
+    for (;;) {
+        QEP_TRY(qep_stream_wait(STDIN_FILENO, "stdin"));
+        ssize_t n = read(STDIN_FILENO, ahead.data, sizeof ahead.data);
+        if (n < 0 && (errno == EINTR || errno == EAGAIN))
+            continue;
+        if (n < 0)
+            return qep_fail(QEP_ERR_IO, "stdin: read failed: %s", strerror(errno));
+        ahead.end = (size_t)n;
         return QEP_OK;
-    if (errno == EINTR) {
-        clearerr(stdin);
-        return qep_fail(QEP_ERR_INTERRUPTED, "stdin: interrupted");
     }
-    return qep_fail(QEP_ERR_IO, "stdin: read failed: %s", strerror(errno));
+}
+
+enum qep_status qep_stdin_line(char **line, size_t *cap, ssize_t *len) {
+    size_t used = 0;
+    bool ended = false;
+    *len = -1;
+    while (!ended) {
+        if (ahead.begin == ahead.end)
+            QEP_TRY(read_ahead());
+        const char *from = ahead.data + ahead.begin;
+        size_t n = ahead.end - ahead.begin;
+        const char *end = memchr(from, '\n', n);
+        ended = end != NULL || n == 0;
+        n = end != NULL ? (size_t)(end - from) + 1 : n;
+        QEP_TRY(qep_grow((void **)line, cap, used + n + 1, 1, "stdin"));
+        memcpy(*line + used, from, n);
+        used += n;
+        ahead.begin += n;
+    }
+    (*line)[used] = '\0';
+    *len = used > 0 ? (ssize_t)used : -1;
+    return QEP_OK;
 }

@@ -25,8 +25,12 @@ enum qep_status qep_stdout_printf(const char *fmt, ...) __attribute__((format(pr
 /* What printf buffered; also fails when a write before did. Errors as above. */
 enum qep_status qep_stdout_flush(void);
 
+/* Waits until `fd` has something to read or has ended; returns at once for files. `label` is for
+ * messages. QEP_ERR_INTERRUPTED when the process is asked to stop, however early that came. */
+enum qep_status qep_stream_wait(int fd, const char *label);
+
 /* A line of stdin with its end in *line (getline's: free), *len < 0 at the end of input.
- * QEP_ERR_IO; QEP_ERR_INTERRUPTED when a signal handler ran while it waited. */
+ * QEP_ERR_IO; QEP_ERR_INTERRUPTED as above. Nobody else reads stdin. */
 enum qep_status qep_stdin_line(char **line, size_t *cap, ssize_t *len);
 
 #endif

@@ -18,8 +18,9 @@ struct qep_temporary; /* an entry of the table */
 enum qep_status qep_temporary_create(const char *beside, const char *label,
                                      struct qep_temporary **out, int *fd);
 
-/* Gives the file its final name, replacing what has it. QEP_ERR_CANTCREATE; QEP_ERR_INTERRUPTED
- * when the file was removed meanwhile. `temporary` stays the caller's. */
+/* Gives the file the name of `target`, in its own directory, replacing the file that has it.
+ * QEP_ERR_CANTCREATE (no regular file has it, too); QEP_ERR_INTERRUPTED when the file was removed
+ * meanwhile. `temporary` stays the caller's. */
 enum qep_status qep_temporary_rename(struct qep_temporary *temporary, const char *target,
                                      const char *label);
 

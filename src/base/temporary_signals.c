@@ -49,4 +49,6 @@ void qep_temporary_signals_install(void) {
         install(faults[i]);
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
         install(ends[i]);
+    for (int number = SIGRTMIN; number <= SIGRTMAX; number++)
+        install(number);
 }

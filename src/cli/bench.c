@@ -5,6 +5,7 @@
 #include "base/number.h"
 #include "cli/bench_internal.h"
 #include "cli/inputs.h"
+#include "cli/spare.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -137,13 +138,24 @@ static enum qep_status coordinate(struct bench *b) {
     return st;
 }
 
+/* Before anything is measured. */
+static enum qep_status check_launches(const struct qep_comm *comm, const struct bench *b) {
+    const char *backend = qep_engine_get_facts(b->engine)->backend;
+    if (comm->rank != 0 || b->launches == NULL || strcmp(backend, "cuda") == 0)
+        return QEP_OK;
+    return qep_fail(QEP_ERR_USAGE, "--launch-times: the %s backend has no launches", backend);
+}
+
 static enum qep_status bench_rank(struct qep_comm *comm, void *arg) {
     struct bench b = *(const struct bench *)arg;
+    enum qep_status st = QEP_OK;
     QEP_TRY(qep_engine_create(comm, &b.common.engine, &b.engine));
+    QEP_TRY_GOTO(st, done, qep_comm_agree(comm, check_launches(comm, &b)));
     qep_common_report(b.engine);
-    enum qep_status st = comm->rank == 0 ? coordinate(&b) : qep_engine_serve(b.engine);
+    st = comm->rank == 0 ? coordinate(&b) : qep_engine_serve(b.engine);
     if (!qep_engine_is_broken(b.engine))
         st = qep_comm_agree(comm, st);
+done:
     qep_engine_destroy(b.engine);
     return st;
 }
@@ -158,6 +170,9 @@ static void print_help(const struct qep_option_table *own) {
 static enum qep_status open_launches(struct bench *b) {
     if (b->launch_times == NULL)
         return QEP_OK;
+    QEP_TRY(qep_spare_file("--launch-times", b->launch_times, b->config));
+    QEP_TRY(qep_spare_file("--launch-times", b->launch_times, b->common.config_file));
+    QEP_TRY(qep_spare_model("--launch-times", b->launch_times, b->common.engine.model));
     return qep_output_create(b->launch_times, "--launch-times", QEP_OUTPUT_STREAM, &b->launches);
 }
 

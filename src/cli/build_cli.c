@@ -25,9 +25,9 @@ void qep_stop_install(void) {
     sigemptyset(&action.sa_mask);
     qep_stop_requested = 0;
     for (int i = 0; i < NUM_STOP_SIGNALS; i++) {
-        sigaction(stop_signals[i], &action, &old_actions[i]);
-        if (stop_signals[i] == SIGHUP && old_actions[i].sa_handler == SIG_IGN) /* nohup */
-            sigaction(SIGHUP, &old_actions[i], NULL);
+        sigaction(stop_signals[i], NULL, &old_actions[i]);
+        if (stop_signals[i] == SIGTERM || old_actions[i].sa_handler != SIG_IGN) /* as dist/drain */
+            sigaction(stop_signals[i], &action, NULL);
     }
 }
 

@@ -9,18 +9,64 @@
 
 static struct qep_value_doc *kept; /* holds the strings that options point at */
 
-/* The row of a key and its place in found->given, or NULL. A file does not name a further file. */
+/* The row of a key, or NULL. A file does not name a further file. */
 static const struct qep_option *find(const struct qep_option_table *tables, size_t num_tables,
-                                     const struct qep_value *item, size_t *idx) {
-    *idx = 0;
+                                     const struct qep_value *item) {
     for (size_t t = 0; t < num_tables; t++)
-        for (size_t i = 0; i < tables[t].num_options; i++, (*idx)++) {
+        for (size_t i = 0; i < tables[t].num_options; i++) {
             const struct qep_option *opt = &tables[t].options[i];
             if (strlen(opt->name) == item->key_len &&
                 memcmp(opt->name, item->key, item->key_len) == 0)
                 return opt->kind == QEP_OPTION_CONFIG_FILE ? NULL : opt;
         }
     return NULL;
+}
+
+/* What the command line gives settles what contradicts it, whichever of the two a file has. */
+static const struct {
+    const char *given, *settles; /* names, separated by spaces */
+} contradictions[] = {
+    {"think", "no-think"},
+    {"no-think", "think"},
+    {"quiet", "verbose"},
+    {"verbose", "quiet"},
+    {"greedy", "temperature top-k top-p min-p"},
+    {"temperature", "greedy"},
+    {"top-k", "greedy"},
+    {"top-p", "greedy"},
+    {"min-p", "greedy"},
+    {"prompt", "prompt-file prompt-tokens chat interactive"},
+    {"prompt-file", "prompt prompt-tokens chat interactive"},
+    {"prompt-tokens", "prompt prompt-file chat interactive"},
+    {"chat", "prompt prompt-file prompt-tokens interactive system raw"},
+    {"interactive", "prompt prompt-file prompt-tokens chat raw json logits"},
+};
+
+static bool has_word(const char *words, const char *word) {
+    size_t len = strlen(word);
+    for (const char *at = words; (at = strstr(at, word)) != NULL; at += len)
+        if ((at == words || at[-1] == ' ') && (at[len] == ' ' || at[len] == '\0'))
+            return true;
+    return false;
+}
+
+static bool is_settled_by(const char *given, const char *name) {
+    for (size_t i = 0; i < sizeof contradictions / sizeof *contradictions; i++)
+        if (strcmp(contradictions[i].given, given) == 0)
+            return has_word(contradictions[i].settles, name);
+    return false;
+}
+
+/* Has the command line this option, or one that contradicts it? */
+static bool is_settled(const struct qep_option_table *tables, size_t num_tables,
+                       const struct qep_options_found *found, const char *name) {
+    size_t idx = 0;
+    for (size_t t = 0; t < num_tables; t++)
+        for (size_t i = 0; i < tables[t].num_options; i++, idx++)
+            if (found->given[idx] && (strcmp(tables[t].options[i].name, name) == 0 ||
+                                      is_settled_by(tables[t].options[i].name, name)))
+                return true;
+    return false;
 }
 
 static bool read_value(const struct qep_option *opt, const struct qep_value *item,
@@ -58,14 +104,14 @@ static enum qep_status refuse(const struct qep_option *opt, const struct qep_val
                     found);
 }
 
-static enum qep_status take(const struct qep_option *opt, const struct qep_value *item, bool given,
-                            const char *path) {
+static enum qep_status take(const struct qep_option *opt, const struct qep_value *item,
+                            bool settled, const char *path) {
     struct qep_option_value value = {0};
     if (item->kind == QEP_VALUE_NULL)
         return QEP_OK;
     if (!read_value(opt, item, &value))
         return refuse(opt, item, path);
-    if (!given && item->kind != QEP_VALUE_FALSE)
+    if (!settled && item->kind != QEP_VALUE_FALSE)
         qep_option_store(opt, &value);
     return QEP_OK;
 }
@@ -73,19 +119,18 @@ static enum qep_status take(const struct qep_option *opt, const struct qep_value
 static enum qep_status take_all(const struct qep_option_table *tables, size_t num_tables,
                                 const struct qep_options_found *found, const char *path,
                                 const struct qep_value *root) {
-    size_t idx = 0;
     if (root->kind != QEP_VALUE_OBJECT)
         return qep_fail(QEP_ERR_DATA, "%s: expected a JSON object, found %s", path,
                         kind_text(root));
     for (const struct qep_value *item = root->child; item != NULL; item = item->next) {
-        const struct qep_option *opt = find(tables, num_tables, item, &idx);
+        const struct qep_option *opt = find(tables, num_tables, item);
         if (opt == NULL)
-            return qep_fail(QEP_ERR_DATA, "%s: \"%.64s\": not an option that a file can give", path,
-                            item->key);
+            return qep_fail(QEP_ERR_DATA, "%s: \"%.64s\"%s: not an option that a file can give",
+                            path, item->key, strlen(item->key) < item->key_len ? " and a NUL" : "");
         if (item->repeated)
             return qep_fail(QEP_ERR_DATA, "%s: \"%s\": expected once, found again", path,
                             item->key);
-        QEP_TRY(take(opt, item, found->given[idx], path));
+        QEP_TRY(take(opt, item, is_settled(tables, num_tables, found, opt->name), path));
     }
     return QEP_OK;
 }

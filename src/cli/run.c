@@ -7,6 +7,7 @@
 #include "base/streams.h"
 #include "cli/logits_file.h"
 #include "cli/run_prompt.h"
+#include "cli/spare.h"
 #include "dist/drain.h"
 #include "engine/generate.h"
 #include "engine/generation_config.h"
@@ -83,6 +84,17 @@ static enum qep_status check_ids(const struct qep_ids *ids, int32_t vocab_size) 
     return QEP_OK;
 }
 
+static enum qep_status create_logits(struct coordinator *c, int32_t vocab_size) {
+    const struct qep_run_options *o = c->opt;
+    const char *inputs[] = {o->prompt_file, o->chat, o->common.config_file};
+    if (o->logits == NULL)
+        return QEP_OK;
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++)
+        QEP_TRY(qep_spare_file("--logits", o->logits, inputs[i]));
+    QEP_TRY(qep_spare_model("--logits", o->logits, o->common.engine.model));
+    return qep_logits_file_create(o->logits, vocab_size, &c->logits);
+}
+
 /* All that can go wrong with the user's input, before any weight is read. */
 static enum qep_status prepare(struct coordinator *c) {
     const struct qep_run_options *o = c->opt;
@@ -110,8 +122,8 @@ static enum qep_status prepare(struct coordinator *c) {
     if ((int64_t)c->prompt.count > ctx)
         st = qep_fail(QEP_ERR_USAGE, "the prompt has %zu tokens, the context (--ctx) holds %lld",
                       c->prompt.count, (long long)ctx);
-    if (st == QEP_OK && o->logits != NULL)
-        st = qep_logits_file_create(o->logits, config->vocab_size, &c->logits);
+    if (st == QEP_OK)
+        st = create_logits(c, config->vocab_size);
     if (c->text.tok != NULL)
         qep_detokenizer_init(&c->detok, c->text.tok, true);
     c->print_text = c->text.tok != NULL && !o->json;
@@ -275,11 +287,7 @@ static enum qep_status read_line(struct coordinator *c, char **line, size_t *cap
     QEP_TRY(qep_engine_idle(c->engine));
     if (isatty(STDIN_FILENO))
         QEP_TRY(qep_stdout_write("> ", 2));
-    enum qep_status st = QEP_OK;
-    do
-        st = qep_stdin_line(line, cap, len);
-    while (st == QEP_ERR_INTERRUPTED && !qep_drain_requested());
-    QEP_TRY(st);
+    QEP_TRY(qep_stdin_line(line, cap, len));
     while (*len > 0 && ((*line)[*len - 1] == '\n' || (*line)[*len - 1] == '\r'))
         (*len)--;
     return QEP_OK;

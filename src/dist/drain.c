@@ -7,11 +7,14 @@
 #include <string.h>
 
 static const int signals[] = {SIGUSR1, SIGTERM, SIGINT, SIGHUP};
-static bool left_ignored; /* SIGHUP, by nohup */
+enum { NUM_SIGNALS = sizeof signals / sizeof signals[0] };
+static struct sigaction before[NUM_SIGNALS];
 static volatile sig_atomic_t requested;
 
-static bool is_left(int signal_number) {
-    return signal_number == SIGHUP && left_ignored;
+/* nohup, and what a shell script runs in the background, ignore these on purpose; the others are
+ * sent to whom they mean. */
+static bool is_left(size_t i) {
+    return (signals[i] == SIGHUP || signals[i] == SIGINT) && before[i].sa_handler == SIG_IGN;
 }
 
 static void on_signal(int signal_number) {
@@ -21,17 +24,14 @@ static void on_signal(int signal_number) {
 }
 
 enum qep_status qep_drain_install(void) {
-    struct sigaction before;
-    left_ignored = sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler == SIG_IGN;
-    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++) {
+    for (size_t i = 0; i < NUM_SIGNALS; i++) {
         struct sigaction action;
-        if (is_left(signals[i]))
-            continue;
         memset(&action, 0, sizeof action);
         action.sa_handler = on_signal;
         action.sa_flags = signals[i] == SIGINT ? (int)SA_RESETHAND : 0;
         sigemptyset(&action.sa_mask);
-        if (sigaction(signals[i], &action, NULL) != 0)
+        if (sigaction(signals[i], NULL, &before[i]) != 0 ||
+            (!is_left(i) && sigaction(signals[i], &action, NULL) != 0))
             return qep_fail(QEP_ERR_SYSTEM, "cannot handle signal %d: %s", signals[i],
                             strerror(errno));
     }
@@ -39,9 +39,8 @@ enum qep_status qep_drain_install(void) {
 }
 
 void qep_drain_uninstall(void) {
-    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++)
-        if (!is_left(signals[i]))
-            signal(signals[i], SIG_DFL);
+    for (size_t i = 0; i < NUM_SIGNALS; i++)
+        sigaction(signals[i], &before[i], NULL);
     if (requested)
         raise(SIGTERM); /* asked while the handlers stood: as if they never had */
 }

@@ -72,6 +72,20 @@ for place in before after; do
     expect "the command line wins, file $place" "$(token_ids mine)" \
         "$([ $place = before ] && ids --config-file "$f" --prompt mine || ids --prompt mine --config-file "$f")"
 done
+settled() { # file text, options that contradict it
+    printf '%s' "$1" >"$f"
+    shift
+    "$exe" run --model "$m" --quiet --max-new-tokens 1 --config-file "$f" "$@" >"$work/out" 2>"$work/err"
+    expect "the command line settles it: $*" 0 $?
+}
+settled '{"prompt": "x", "raw": true}' --prompt-tokens 5
+settled '{"prompt": "x"}' --prompt-file <(echo y)
+settled '{"think": true, "prompt": "x"}' --no-think
+settled '{"greedy": true, "prompt": "x"}' --temperature 0.5
+settled '{"temperature": 0.5, "top-k": 3, "prompt": "x"}' --greedy
+settled '{"verbose": true, "prompt": "x"}'
+printf '{"think": true, "no-think": true, "prompt": "x"}' >"$f"
+bad "a file that contradicts itself" 64 'exclude each other' "$exe" run --model "$m" --config-file "$f"
 seed() { # file text
     printf '%s' "$1" >"$f"
     "$exe" run --model "$m" --quiet --json --max-new-tokens 0 --raw --prompt hi --config-file "$f" 2>&1 | grep -oE '"seed": [0-9]+|^qwen-ep:.*'

@@ -113,7 +113,10 @@ timed=("$exe" bench --model "$work/m" --quiet -p 1 -n 0 -r 1 --backend cpu --cud
 check times-empty 64 "--launch-times: expected a path, found ''" "${timed[@]}" --launch-times ''
 check times-directory 73 'is a directory' "${timed[@]}" --launch-times "$d"
 echo old >"$d/times"
-check times-failed 64 'no launches' "${timed[@]}" --launch-times "$d/times"
+check times-decode 64 'backend has no launches' "$exe" bench --model "$work/m" --quiet -p 0 -n 1 -r 1 --backend cpu --cuda-graphs off --launch-times "$d/times"
+expect times-decode-kept old "$(cat "$d/times")"
+check times-own-pipe 64 "is what this program's stdout is" bash -c '{ "$@" --launch-times /dev/stdout; echo $? >'"$work/code"'; } | cat; exit "$(cat '"$work/code"')"' - "${timed[@]}"
+check times-failed 64 'has no launches' "${timed[@]}" --launch-times "$d/times"
 expect times-kept old "$(cat "$d/times")"
 if [ -n "$bench_cuda" ]; then
     peaks() {
@@ -133,6 +136,22 @@ if [ -n "$bench_cuda" ]; then
 else
     echo "bench_cuda is not built here: its --json not tried"
 fi
+
+# --- what is read is not written over
+fresh
+cp -r "$work/m" "$d/m"
+echo hi >"$d/prompt"
+ln "$d/prompt" "$d/same"
+ln -s m/tokenizer.json "$d/link"
+echo old >"$d/m/mine.safetensors"
+mine=("$exe" run --model "$d/m" --max-new-tokens 1 --quiet)
+check over-weights 64 'would replace what this command reads' "${mine[@]}" --prompt x --logits "$d/m/embed.qep"
+check over-manifest 64 'would replace' "${mine[@]}" --prompt x --logits "$d/m/manifest.json"
+check over-tokenizer 64 'would replace' "${mine[@]}" --prompt x --logits "$d/link"
+check over-prompt 64 'would replace.*prompt' "${mine[@]}" --prompt-file "$d/prompt" --logits "$d/same"
+check over-times 64 'would replace' "$exe" bench --model "$d/m" --cuda-graphs off --launch-times "$d/m/layer-000.qep"
+check beside-weights 0 '' "${mine[@]}" --prompt x --logits "$d/m/mine.safetensors"
+expect spared "same hi" "$(diff -r -x mine.safetensors "$work/m" "$d/m" >/dev/null && echo same) $(cat "$d/prompt")"
 
 # --- asked to end
 started() { # label, number of files: waits for an output that is being written, and for tokens
@@ -165,6 +184,56 @@ for signal in HUP TERM INT USR1; do
 done
 signalled USR2 USR2 140 "${long[@]}"
 signalled threads TERM 75 "${long[@]}" --transport threads --ranks 2
+
+signalled real-time 40 168 "${long[@]}"
+
+# The path is another thing when the run is done: what is there by then is not replaced.
+meanwhile() { # label, expected code, what happens in the directory of outputs
+    local label=$1 want=$2
+    fresh
+    : >"$work/out"
+    timeout 30 "${long[@]}" --max-new-tokens 1500 --logits "$d/o" >"$work/out" 2>"$work/err" </dev/null &
+    local job=$!
+    started "$label" 1
+    (cd "$d" && eval "$3")
+    wait $job
+    expect "$label: code" "$want" $?
+}
+meanwhile fifo-came 73 'mkfifo o'
+expect fifo-came-left "fifo 1" "$([ -p "$d/o" ] && echo fifo) $(left | wc -l)"
+meanwhile link-came 73 'ln -s real o'
+expect link-came-left "real 1" "$(readlink "$d/o") $(left | wc -l)"
+meanwhile moved 0 "mv $d $d.moved && mkdir $d"
+expect moved-left "o" "$(left | xargs)$(cd "$d.moved" && find . -type f -size +1000k -printf '%f')"
+rm -rf "$d.moved"
+
+# Asked to stop before it waits for a pipe, and while it does.
+fresh
+mkfifo "$d/in" "$d/times"
+stopped() { # label, seconds until the signal, command...
+    timeout -k 1 5 "${@:3}" >"$work/out" 2>"$work/err" </dev/null &
+    local job=$!
+    sleep "$2"
+    kill -TERM $job
+    wait $job 2>/dev/null
+    local code=$?
+    [ $code = 75 ] || [ $code = 143 ] # the default, before there is a handler
+    expect "$1, TERM after $2 s" 0 $?
+}
+for after in 0.002 0.004 0.3; do
+    stopped prompt-fifo $after "$exe" run --model "$work/m" --prompt-file "$d/in"
+    stopped config-fifo $after "$exe" run --config-file "$d/in"
+done
+stopped times-fifo 0.3 "${timed[@]}" --launch-times "$d/times"
+(
+    trap '' INT
+    exec "${long[@]}" --max-new-tokens 800 --logits "$d/o" >"$work/out" 2>"$work/err" </dev/null
+) &
+job=$!
+for _ in $(seq 200); do [ "$(left | wc -l)" = 3 ] && break || sleep 0.02; done
+kill -INT $job
+wait $job
+expect "INT ignored from the start" 0 $?
 
 closed_pipe() { # label, command...
     fresh

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/printable.h"
+#include "base/temporary.h"
 #include "base/team.h"
 
 #include <check.h>
@@ -268,12 +269,16 @@ START_TEST(inputs_may_be_pipes) {
 }
 END_TEST
 
+static int alarms;
+
 static void on_alarm(int number) {
     (void)number;
+    if (++alarms == 2) /* one signal that does not ask to stop, then one that does */
+        qep_temporaries_remove();
 }
 
-/* Nobody writes: a signal that is handled ends the wait. */
-START_TEST(a_signal_ends_the_wait_for_a_pipe) {
+/* Nobody writes: being asked to stop ends the wait, also when that came before it. */
+START_TEST(being_asked_to_stop_ends_the_wait_for_a_pipe) {
     char dir[] = "/tmp/qep-base-XXXXXX", path[64], *data = NULL;
     const struct itimerval soon = {.it_interval = {0, 100000}, .it_value = {0, 100000}};
     struct sigaction action = {.sa_handler = on_alarm};
@@ -283,9 +288,15 @@ START_TEST(a_signal_ends_the_wait_for_a_pipe) {
     ck_assert_int_eq(mkfifo(path, 0600), 0);
     int keeper = _i == 0 ? -1 : open(path, O_RDWR); /* a writer that is silent */
     sigaction(SIGALRM, &action, NULL);
-    setitimer(ITIMER_REAL, &soon, NULL);
+    if (_i == 2)
+        qep_temporaries_remove();
+    else
+        setitimer(ITIMER_REAL, &soon, NULL);
     ck_assert_int_eq(qep_input_read(path, 100, &data, &len), QEP_ERR_INTERRUPTED);
     ck_assert_ptr_nonnull(strstr(qep_last_error(), "interrupted"));
+    ck_assert_int_eq(alarms, _i == 2 ? 0 : 2);
+    ck_assert_int_eq(qep_input_read("README.md", 1 << 20, &data, &len), QEP_OK); /* no wait */
+    free(data);
     if (keeper >= 0)
         close(keeper);
     remove(path);
@@ -354,7 +365,7 @@ int main(void) {
     tcase_add_loop_test(tc, strict_open_wants_a_regular_file, 0, NUM_KINDS);
     tcase_add_test(tc, links_are_followed);
     tcase_add_loop_test(tc, inputs_may_be_pipes, 0, 2);
-    tcase_add_loop_test(tc, a_signal_ends_the_wait_for_a_pipe, 0, 2);
+    tcase_add_loop_test(tc, being_asked_to_stop_ends_the_wait_for_a_pipe, 0, 3);
     tcase_add_loop_test(tc, team_covers_every_item_once, 0, 5);
     tcase_add_test(tc, team_runs_nested_jobs_in_place);
     suite_add_tcase(suite, tc);

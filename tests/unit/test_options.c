@@ -150,7 +150,7 @@ static const struct {
     {"{\"help\": false}", "F: \"help\": not an option that a file can give"},
     {"{\"version\": true}", "F: \"version\": not an option that a file can give"},
     {"{\"config\": null}", "F: \"config\": not an option that a file can give"},
-    {"{\"flag\\u0000\": true}", "F: \"flag\": not an option that a file can give"},
+    {"{\"flag\\u0000\": true}", "F: \"flag\" and a NUL: not an option that a file can give"},
     {"{\"flag\": true, \"flag\": true}", "F: \"flag\": expected once, found again"},
     {"{\"text\": null, \"whole\": 1, \"text\": null}", "F: \"text\": expected once, found again"},
     {"{\"flag\": \"yes\"}", "F: \"flag\": expected true or false, found \"yes\""},

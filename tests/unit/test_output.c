@@ -1,4 +1,4 @@
-/* Outputs: what a path stands for, what is left at every end. close, fsync, write and rename are
+/* Outputs: what a path stands for, what is left at every end. close, fsync, write and renameat are
  * wrapped (base.cmake), so that the file system can fail at will. */
 #include "base/file.h"
 #include "base/output.h"
@@ -34,7 +34,7 @@ static bool fails(const char *call) {
 int __real_close(int fd);
 int __real_fsync(int fd);
 ssize_t __real_write(int fd, const void *data, size_t bytes);
-int __real_rename(const char *from, const char *to);
+int __real_renameat(int from, const char *a, int to, const char *b);
 
 int __wrap_close(int fd);
 int __wrap_close(int fd) {
@@ -52,11 +52,11 @@ ssize_t __wrap_write(int fd, const void *data, size_t bytes) {
     return fails("write") ? -1 : __real_write(fd, data, bytes);
 }
 
-int __wrap_rename(const char *from, const char *to);
-int __wrap_rename(const char *from, const char *to) {
+int __wrap_renameat(int from, const char *a, int to, const char *b);
+int __wrap_renameat(int from, const char *a, int to, const char *b) {
     if (failing != NULL && strcmp(failing, "signal at rename") == 0)
         qep_temporaries_remove();
-    return fails("rename") ? -1 : __real_rename(from, to);
+    return fails("rename") ? -1 : __real_renameat(from, a, to, b);
 }
 
 static void setup(void) {
