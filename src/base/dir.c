@@ -95,10 +95,11 @@ enum qep_status qep_dir_create(const struct qep_dir *dir, const char *name, int 
     return *fd >= 0 ? QEP_OK : fail_entry(dir, name, QEP_ERR_CANTCREATE, "create");
 }
 
-enum qep_status qep_dir_open_file(const struct qep_dir *dir, const char *name, int *fd,
-                                  uint64_t *bytes) {
+/* follow: 0 or O_NOFOLLOW. */
+static enum qep_status open_file(const struct qep_dir *dir, const char *name, int follow, int *fd,
+                                 uint64_t *bytes) {
     struct stat sb;
-    *fd = openat(dir->fd, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC);
+    *fd = openat(dir->fd, name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | follow);
     if (*fd >= 0 && fstat(*fd, &sb) == 0 && S_ISREG(sb.st_mode)) {
         *bytes = (uint64_t)sb.st_size;
         return QEP_OK;
@@ -110,6 +111,11 @@ enum qep_status qep_dir_open_file(const struct qep_dir *dir, const char *name, i
     *fd = -1;
     return qep_fail(QEP_ERR_DATA, "%s/%s: is %s, expected a regular file", dir->path, name,
                     qep_entry_text(qep_dir_entry(dir, name)));
+}
+
+enum qep_status qep_dir_open_file(const struct qep_dir *dir, const char *name, int *fd,
+                                  uint64_t *bytes) {
+    return open_file(dir, name, O_NOFOLLOW, fd, bytes);
 }
 
 static enum qep_status read_all(int fd, const char *path, size_t bytes, size_t max_bytes,
@@ -129,15 +135,15 @@ static enum qep_status read_all(int fd, const char *path, size_t bytes, size_t m
     return QEP_OK;
 }
 
-enum qep_status qep_dir_read(const struct qep_dir *dir, const char *name, size_t max_bytes,
-                             char **data, size_t *len) {
+static enum qep_status read_file(const struct qep_dir *dir, const char *name, int follow,
+                                 size_t max_bytes, char **data, size_t *len) {
     char *path = NULL;
     uint64_t bytes = 0;
     int fd = -1;
     *data = NULL;
     *len = 0;
     QEP_TRY(qep_path_join(dir->path, name, &path));
-    enum qep_status st = qep_dir_open_file(dir, name, &fd, &bytes);
+    enum qep_status st = open_file(dir, name, follow, &fd, &bytes);
     if (st == QEP_OK)
         st = read_all(fd, path, (size_t)bytes, max_bytes, data);
     if (st == QEP_OK)
@@ -146,6 +152,16 @@ enum qep_status qep_dir_read(const struct qep_dir *dir, const char *name, size_t
         close(fd);
     free(path);
     return st;
+}
+
+enum qep_status qep_dir_read(const struct qep_dir *dir, const char *name, size_t max_bytes,
+                             char **data, size_t *len) {
+    return read_file(dir, name, O_NOFOLLOW, max_bytes, data, len);
+}
+
+enum qep_status qep_dir_read_linked(const struct qep_dir *dir, const char *name, size_t max_bytes,
+                                    char **data, size_t *len) {
+    return read_file(dir, name, 0, max_bytes, data, len);
 }
 
 static enum qep_status write_and_close(int fd, const char *path, const void *data, size_t bytes) {

@@ -45,6 +45,10 @@ enum qep_status qep_dir_open_file(const struct qep_dir *dir, const char *name, i
 enum qep_status qep_dir_read(const struct qep_dir *dir, const char *name, size_t max_bytes,
                              char **data, size_t *len);
 
+/* The same, links followed: for what was there before us. */
+enum qep_status qep_dir_read_linked(const struct qep_dir *dir, const char *name, size_t max_bytes,
+                                    char **data, size_t *len);
+
 /* Writes NAME.tmp, syncs it and renames it: the file is there whole or not at all. For directories
  * of our own, where no other NAME.tmp can be. */
 enum qep_status qep_dir_write(const struct qep_dir *dir, const char *name, const void *data,

@@ -28,6 +28,13 @@ static enum qep_status refuse_unsought(const struct qep_output *o) {
     return qep_fail(QEP_ERR_USAGE, "%s: cannot be sought, expected a file", o->label);
 }
 
+/* Is what was opened what the path stood for when it was judged? */
+static bool is_judged(const struct qep_output *o) {
+    struct stat sb;
+    return fstat(o->fd, &sb) == 0 && sb.st_dev == o->target.sb.st_dev &&
+           sb.st_ino == o->target.sb.st_ino;
+}
+
 /* Without O_CREAT and O_TRUNC: it is there and stays what it is. A FIFO has no writing end before
  * somebody reads (ENXIO): that is waited for in a way that a signal ends however early it comes. */
 static enum qep_status open_through(struct qep_output *o, enum qep_output_kind kind) {
@@ -40,6 +47,8 @@ static enum qep_status open_through(struct qep_output *o, enum qep_output_kind k
         return qep_fail(QEP_ERR_INTERRUPTED, "%s: interrupted", o->label);
     if (o->fd < 0 || fcntl(o->fd, F_SETFL, O_WRONLY) != 0)
         return qep_fail(QEP_ERR_CANTCREATE, "%s: cannot open: %s", o->label, strerror(errno));
+    if (!is_judged(o))
+        return qep_fail(QEP_ERR_CANTCREATE, "%s: became another file meanwhile", o->label);
     return kind == QEP_OUTPUT_SEEKS ? refuse_unsought(o) : QEP_OK;
 }
 

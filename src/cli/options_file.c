@@ -40,6 +40,14 @@ static const struct {
     {"prompt-tokens", "prompt prompt-file chat interactive"},
     {"chat", "prompt prompt-file prompt-tokens interactive system raw"},
     {"interactive", "prompt prompt-file prompt-tokens chat raw json logits"},
+    {"raw", "chat interactive system"},
+    {"system", "chat raw"},
+    {"json", "interactive"},
+    {"logits", "interactive"},
+    {"model", "config weights layers"},
+    {"config", "model"},
+    {"weights", "model"},
+    {"layers", "model"},
 };
 
 static bool has_word(const char *words, const char *word) {

@@ -52,7 +52,8 @@ static enum qep_status write_side_files(const struct qep_build *b, struct qep_si
 static enum qep_status swap(struct qep_build *b, const char *manifest_hash) {
     struct build_journal journal;
     memcpy(journal.identity, b->identity, sizeof journal.identity);
-    memcpy(journal.manifest, manifest_hash, sizeof journal.manifest);
+    memcpy(journal.now, manifest_hash, sizeof journal.now);
+    QEP_TRY(build_old_read(&b->work.dir, "manifest.json", &b->old, journal.old));
     QEP_TRY(build_journal_write(b, &journal));
     return build_swap(b, &journal);
 }

@@ -61,7 +61,9 @@ enum qep_status build_save_entry(const struct qep_build *build, const struct qep
 /* Whose DIR/.convert is: of this very build, of another one, or of none that began. */
 enum build_owner { BUILD_NOBODYS, BUILD_SAME, BUILD_OTHER };
 
-/* QEP_ERR_CANTCREATE names an entry of DIR/.convert that no conversion made. */
+/* QEP_ERR_CANTCREATE names an entry of DIR/.convert that no conversion made; `begun`: one is known
+ * to be there. */
+enum qep_status build_state_check(const struct qep_build *build, bool begun);
 enum qep_status build_state_owner(const struct qep_build *build, enum build_owner *owner);
 enum qep_status build_state_sign(const struct qep_build *build); /* it is this build's now */
 
@@ -80,20 +82,20 @@ bool build_same_file(const struct qep_dir *dir, const char *name,
 enum qep_status build_side_read(struct qep_build *build);
 void build_side_free(struct qep_build *build);
 
-/* build_old.c: the files of the conversion in DIR, from the manifest `name` there or in
- * DIR/.convert; *there false: no such file. QEP_ERR_CANTCREATE: it is no manifest of ours. */
+/* build_old.c: the files that the manifest `name` of a conversion lists, and the hash of its text;
+ * hash "": there is none. QEP_ERR_CANTCREATE: it is no manifest of ours. */
 enum qep_status build_old_read(const struct qep_dir *dir, const char *name,
-                               struct build_names *names, bool *there);
+                               struct build_names *names, char hash[QEP_HASH_TEXT]);
 
 /* QEP_ERR_CANTCREATE names what is in DIR as `name` and not of the old conversion. */
 enum qep_status build_old_check(const struct qep_build *build, const struct build_names *old,
                                 const char *name);
 
-/* build_swap.c. The journal in DIR/.convert says that a swap has begun, whose, and the hash of the
- * new manifest: from then on it is finished rather than begun again, by whoever comes first. */
+/* build_swap.c. The journal in DIR/.convert says that a swap has begun, whose, and the hashes of
+ * both manifests: from then on it is finished rather than begun again, by whoever comes first. */
 struct build_journal {
-    char identity[QEP_HASH_TEXT]; /* "": no swap is under way */
-    char manifest[QEP_HASH_TEXT];
+    char identity[QEP_HASH_TEXT];                /* "": no swap is under way */
+    char now[QEP_HASH_TEXT], old[QEP_HASH_TEXT]; /* old "": there was none */
 };
 enum qep_status build_journal_read(const struct qep_build *build, struct build_journal *out);
 enum qep_status build_journal_write(const struct qep_build *build,

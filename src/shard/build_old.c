@@ -1,5 +1,4 @@
 /* What the conversion in DIR consists of: that alone may be replaced. */
-#include "base/file.h"
 #include "base/json.h"
 #include "shard/build_internal.h"
 
@@ -19,42 +18,43 @@ static enum qep_status add_listed(const cJSON *list, struct build_names *names) 
 }
 
 /* Any version of ours will do, and one whose seal is broken. */
-static enum qep_status read_listed(const char *path, struct build_names *names, bool *ours) {
-    char *text = NULL;
-    size_t len = 0;
+static enum qep_status parse_listed(const char *text, size_t len, struct build_names *names,
+                                    bool *ours) {
     cJSON *root = NULL;
     *ours = false;
-    QEP_TRY(qep_file_read(path, QEP_MANIFEST_MAX_BYTES, &text, &len));
+    if (qep_json_parse(text, len, "manifest.json", &root) != QEP_OK)
+        return QEP_OK;
+    const cJSON *key = qep_json_get(root, "format");
     enum qep_status st = QEP_OK;
-    if (qep_json_parse(text, len, path, &root) == QEP_OK) {
-        const cJSON *key = qep_json_get(root, "format");
-        *ours = cJSON_IsString(key) && strcmp(key->valuestring, format) == 0;
-    }
+    *ours = cJSON_IsString(key) && strcmp(key->valuestring, format) == 0;
     if (*ours)
         st = add_listed(qep_json_get(root, "files"), names);
     if (*ours && st == QEP_OK)
         st = add_listed(qep_json_get(root, "side_files"), names);
     cJSON_Delete(root);
-    free(text);
     return st;
 }
 
 enum qep_status build_old_read(const struct qep_dir *dir, const char *name,
-                               struct build_names *names, bool *there) {
-    char *path = NULL;
+                               struct build_names *names, char hash[QEP_HASH_TEXT]) {
+    char *text = NULL;
+    size_t len = 0;
     bool ours = false;
     build_names_free(names);
-    *there = qep_dir_entry(dir, name) != QEP_ENTRY_ABSENT;
-    if (!*there)
+    hash[0] = '\0';
+    if (qep_dir_entry(dir, name) == QEP_ENTRY_ABSENT)
         return QEP_OK;
-    QEP_TRY(qep_path_join(dir->path, name, &path));
-    enum qep_status st = read_listed(path, names, &ours);
-    if (st != QEP_OK || !ours)
+    enum qep_status st = qep_dir_read_linked(dir, name, QEP_MANIFEST_MAX_BYTES, &text, &len);
+    if (st == QEP_OK)
+        st = parse_listed(text, len, names, &ours);
+    if (ours)
+        qep_hash_text(text, len, hash);
+    else
         st = qep_fail(QEP_ERR_CANTCREATE,
-                      "%s: is in the way: no manifest of a shard directory, so that nothing here "
-                      "is replaced",
-                      path);
-    free(path);
+                      "%s/%s: is in the way: no manifest of a shard directory, so that nothing "
+                      "here is replaced",
+                      dir->path, name);
+    free(text);
     return st;
 }
 

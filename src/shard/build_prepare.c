@@ -3,6 +3,7 @@
 #include "shard/build_internal.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -29,10 +30,10 @@ static enum qep_status refuse_entry(void *arg, const char *name) {
 
 /* Is there anything that this command must not touch? `continues`: DIR/.convert is this build's. */
 static enum qep_status check_old(struct qep_build *b, bool continues) {
-    bool complete = false;
+    char hash[QEP_HASH_TEXT];
     const char *dir = b->options.dir;
-    enum qep_status st = build_old_read(&b->work.dir, "manifest.json", &b->old, &complete);
-    if (!b->options.force && complete && st == QEP_OK)
+    enum qep_status st = build_old_read(&b->work.dir, "manifest.json", &b->old, hash);
+    if (!b->options.force && hash[0] != '\0')
         return qep_fail(QEP_ERR_CANTCREATE,
                         "%s: is a complete shard directory already (--force replaces it)", dir);
     if (!b->options.force && !continues)
@@ -71,6 +72,7 @@ static enum qep_status finish_swap(struct qep_build *b, bool *swapped, bool *com
     done = strcmp(journal.identity, b->identity) == 0;
     if (!done && !b->options.force)
         return refuse_other(b);
+    QEP_TRY(build_state_check(b, true));
     QEP_TRY(build_swap(b, &journal));
     *complete = done;
     return QEP_OK;
@@ -87,11 +89,31 @@ static enum qep_status prepare_once(struct qep_build *b, bool *again, bool *comp
     return *again ? QEP_OK : settle_state(b);
 }
 
-static enum qep_status open_dir(struct qep_build *b, bool *made) {
-    *made = !qep_path_exists(b->options.dir);
-    if (*made)
-        QEP_TRY(qep_mkdirs(b->options.dir));
-    return qep_dir_open(b->options.dir, &b->work.dir);
+/* Bytes of the path of the last directory on the way that is there. */
+static size_t there_bytes(const char *path) {
+    char *part = strdup(path);
+    size_t len = strlen(path);
+    while (part != NULL && len > 0 && !qep_path_exists(part)) {
+        while (len > 0 && part[len - 1] == '/')
+            len--;
+        while (len > 0 && part[len - 1] != '/')
+            len--;
+        part[len] = '\0';
+    }
+    free(part);
+    return len;
+}
+
+/* What was made for a conversion that was refused; a directory that is not empty stays. */
+static void remove_made(const char *path, size_t there) {
+    char *part = strdup(path);
+    for (size_t len = strlen(path); part != NULL && len > there; len--) {
+        if (path[len] != '\0' && path[len] != '/')
+            continue;
+        part[len] = '\0';
+        rmdir(part);
+    }
+    free(part);
 }
 
 static enum qep_status settle(struct qep_build *b, bool *complete) {
@@ -104,15 +126,18 @@ static enum qep_status settle(struct qep_build *b, bool *complete) {
 }
 
 enum qep_status qep_build_prepare(struct qep_build *build, bool *complete) {
-    bool made = false;
+    const char *dir = build->options.dir;
     *complete = false;
     QEP_TRY(build_side_read(build));
-    QEP_TRY(open_dir(build, &made));
-    enum qep_status st = settle(build, complete);
+    size_t there = there_bytes(dir);
+    enum qep_status st = there < strlen(dir) ? qep_mkdirs(dir) : QEP_OK;
+    if (st == QEP_OK)
+        st = qep_dir_open(dir, &build->work.dir);
+    if (st == QEP_OK)
+        st = settle(build, complete);
     if (st == QEP_OK)
         return QEP_OK;
     qep_work_leave(&build->work);
-    if (made)
-        rmdir(build->options.dir);
+    remove_made(dir, there);
     return st;
 }

@@ -56,11 +56,14 @@ static bool is_one_of(const char *name, const char *const *list) {
     return false;
 }
 
-/* What may be there though no conversion began: a lock, remains of reseal, of beginning, and open
- * files that were removed, on NFS. */
-static bool is_anyones(const char *name) {
-    static const char *const names[] = {"lock",   "in-use",     "identity.tmp",
-                                        "reseal", "reseal.tmp", NULL};
+static bool is_lock(const char *name) {
+    return strcmp(name, "lock") == 0 || strcmp(name, "in-use") == 0;
+}
+
+/* What may be there though no conversion began: remains of reseal, of beginning, and open files
+ * that were removed, on NFS. */
+static bool is_remains(const char *name) {
+    static const char *const names[] = {"identity.tmp", "reseal", "reseal.tmp", NULL};
     return is_one_of(name, names) || strncmp(name, ".nfs", 4) == 0;
 }
 
@@ -69,7 +72,7 @@ bool build_is_state_name(const char *name) {
                                         "swap.tmp",     "manifest.json",    "manifest.json.tmp",
                                         "manifest.old", "manifest.old.tmp", NULL};
     static const char *const suffixes[] = {".part", ".json", ".json.tmp", ".tmp"};
-    if (is_one_of(name, names) || build_is_our_name(name) || is_anyones(name))
+    if (is_one_of(name, names) || build_is_our_name(name) || is_lock(name) || is_remains(name))
         return true;
     size_t len = strlen(name);
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
@@ -154,7 +157,8 @@ static enum qep_status check_entry(void *arg, const char *name) {
     const struct visit *v = arg;
     const struct qep_dir *state = &v->build->work.state;
     enum qep_entry entry = qep_dir_entry(state, name);
-    bool ours = v->begun ? build_is_state_name(name) : is_anyones(name);
+    bool ours = v->begun ? build_is_state_name(name)
+                         : is_lock(name) || (v->build->work.state_ours && is_remains(name));
     if (ours && (entry == QEP_ENTRY_FILE || entry == QEP_ENTRY_ABSENT))
         return QEP_OK;
     return qep_fail(QEP_ERR_CANTCREATE, "%s/%s: is in the way: not of a conversion of ours (%s)",
@@ -185,11 +189,14 @@ static enum qep_status read_identity(const struct qep_build *b, enum build_owner
                            b->work.state.path);
 }
 
-enum qep_status build_state_owner(const struct qep_build *build, enum build_owner *owner) {
-    struct visit v = {.build = build};
-    QEP_TRY(read_identity(build, owner));
-    v.begun = *owner != BUILD_NOBODYS;
+enum qep_status build_state_check(const struct qep_build *build, bool begun) {
+    struct visit v = {.build = build, .begun = begun};
     return qep_dir_each(&build->work.state, check_entry, &v);
+}
+
+enum qep_status build_state_owner(const struct qep_build *build, enum build_owner *owner) {
+    QEP_TRY(read_identity(build, owner));
+    return build_state_check(build, *owner != BUILD_NOBODYS);
 }
 
 enum qep_status build_state_sign(const struct qep_build *build) {
@@ -203,8 +210,8 @@ static enum qep_status add_entry(void *arg, const char *name) {
 }
 
 static bool is_kept(const char *name, const char *but) {
-    return (but != NULL && strcmp(name, but) == 0) || strcmp(name, "lock") == 0 ||
-           strcmp(name, "in-use") == 0 || strcmp(name, "identity") == 0;
+    return (but != NULL && strcmp(name, but) == 0) || is_lock(name) ||
+           strcmp(name, "identity") == 0;
 }
 
 enum qep_status build_state_clear(const struct qep_build *build, const char *but) {

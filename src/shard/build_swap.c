@@ -2,16 +2,15 @@
  * from then on every step can be done again, so that a swap that was interrupted anywhere is
  * finished by going through it once more. Nothing is changed before all that will be changed has
  * been looked at: what the new manifest lists is put, what only the old one lists is dropped. */
-#include "base/file.h"
 #include "shard/build_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const char title[] = "qwen-ep swap 2";
+static const char title[] = "qwen-ep swap 3", none[] = "none";
 
-enum { JOURNAL_BYTES = sizeof title + 2 * QEP_HASH_TEXT };
+enum { JOURNAL_MAX = sizeof title + 3 * QEP_HASH_TEXT };
 
 /* What is swapped. */
 struct swap {
@@ -24,14 +23,25 @@ static enum qep_status damaged(const struct qep_build *b) {
                     b->work.state.path);
 }
 
+static bool is_hash(const char *text) {
+    return strlen(text) == QEP_HASH_TEXT - 1 &&
+           strspn(text, "0123456789abcdef") == QEP_HASH_TEXT - 1;
+}
+
+static size_t print(const struct build_journal *j, char text[JOURNAL_MAX + 1]) {
+    return (size_t)snprintf(text, JOURNAL_MAX + 1, "%s\n%s\n%s\n%s\n", title, j->identity, j->now,
+                            j->old[0] != '\0' ? j->old : none);
+}
+
+/* Exactly what print() makes of it. */
 static bool parse(struct build_journal *j, const char *text, size_t len) {
-    size_t at = sizeof title;
-    if (len != JOURNAL_BYTES || memcmp(text, title, sizeof title - 1) != 0)
+    char again[JOURNAL_MAX + 1];
+    if (sscanf(text, "qwen-ep swap 3\n%32s\n%32s\n%32s", j->identity, j->now, j->old) != 3)
         return false;
-    snprintf(j->identity, sizeof j->identity, "%s", text + at);
-    snprintf(j->manifest, sizeof j->manifest, "%s", text + at + QEP_HASH_TEXT);
-    return strspn(text + at, "0123456789abcdef") == QEP_HASH_TEXT - 1 &&
-           strspn(text + at + QEP_HASH_TEXT, "0123456789abcdef") == QEP_HASH_TEXT - 1;
+    if (strcmp(j->old, none) == 0)
+        j->old[0] = '\0';
+    return is_hash(j->identity) && is_hash(j->now) && (j->old[0] == '\0' || is_hash(j->old)) &&
+           print(j, again) == len && memcmp(again, text, len) == 0;
 }
 
 enum qep_status build_journal_read(const struct qep_build *build, struct build_journal *out) {
@@ -40,7 +50,7 @@ enum qep_status build_journal_read(const struct qep_build *build, struct build_j
     *out = (struct build_journal){0};
     if (qep_dir_entry(&build->work.state, "swap") == QEP_ENTRY_ABSENT)
         return QEP_OK;
-    bool good = qep_dir_read(&build->work.state, "swap", JOURNAL_BYTES, &text, &len) == QEP_OK &&
+    bool good = qep_dir_read(&build->work.state, "swap", JOURNAL_MAX, &text, &len) == QEP_OK &&
                 parse(out, text, len);
     free(text);
     return good ? QEP_OK : damaged(build);
@@ -49,10 +59,10 @@ enum qep_status build_journal_read(const struct qep_build *build, struct build_j
 enum qep_status build_journal_write(const struct qep_build *build,
                                     const struct build_journal *journal) {
     const struct qep_dir *state = &build->work.state;
-    char text[JOURNAL_BYTES + 1];
-    snprintf(text, sizeof text, "%s\n%s\n%s\n", title, journal->identity, journal->manifest);
+    char text[JOURNAL_MAX + 1];
+    size_t len = print(journal, text);
     QEP_TRY(qep_dir_sync(state)); /* the new conversion is there for good */
-    QEP_TRY(qep_dir_write(state, "swap", text, JOURNAL_BYTES));
+    QEP_TRY(qep_dir_write(state, "swap", text, len));
     return qep_dir_sync(state);
 }
 
@@ -70,42 +80,36 @@ static enum qep_status read_hashed(const struct qep_dir *dir, const char *name, 
                     name, found, hash);
 }
 
-static enum qep_status read_now(const struct qep_build *b, const struct build_journal *j,
+static enum qep_status read_now(const struct qep_dir *dir, const struct build_journal *j,
                                 struct qep_manifest *now) {
     char *text = NULL;
     size_t len = 0;
-    QEP_TRY(read_hashed(&b->work.state, "manifest.json", j->manifest, &text, &len));
+    QEP_TRY(read_hashed(dir, "manifest.json", j->now, &text, &len));
     enum qep_status st = qep_manifest_parse(text, len, "manifest.json", now);
     free(text);
     return st;
 }
 
-/* The old manifest is copied before it is removed: DIR/manifest.json must be it still. */
-static enum qep_status check_copied(const struct qep_build *b) {
-    char *copy = NULL, hash[QEP_HASH_TEXT];
-    size_t len = 0;
-    if (qep_dir_entry(&b->work.dir, "manifest.json") == QEP_ENTRY_ABSENT)
-        return QEP_OK;
-    QEP_TRY(qep_dir_read(&b->work.state, "manifest.old", QEP_MANIFEST_MAX_BYTES, &copy, &len));
-    qep_hash_text(copy, len, hash);
-    free(copy);
-    char *path = NULL, *text = NULL, found[QEP_HASH_TEXT] = "";
-    QEP_TRY(qep_path_join(b->work.dir.path, "manifest.json", &path));
-    if (qep_file_read(path, QEP_MANIFEST_MAX_BYTES, &text, &len) == QEP_OK)
-        qep_hash_text(text, len, found);
-    enum qep_status st = QEP_OK;
-    if (strcmp(hash, found) != 0)
-        st = qep_fail(QEP_ERR_CANTCREATE, "%s: is in the way: it came while a swap was interrupted",
-                      path);
-    free(text);
-    free(path);
+/* The old manifest is in DIR, or in the state by a copy that was made before it was removed. */
+static enum qep_status read_old(const struct qep_build *b, const struct build_journal *j,
+                                struct build_names *old) {
+    char copied[QEP_HASH_TEXT], hash[QEP_HASH_TEXT];
+    struct build_names names = {0};
+    enum qep_status st = build_old_read(&b->work.state, "manifest.old", old, copied);
+    if (st == QEP_OK && copied[0] != '\0' && strcmp(copied, j->old) != 0)
+        return damaged(b);
+    if (st == QEP_OK)
+        st = build_old_read(&b->work.dir, "manifest.json", &names, hash);
+    if (st == QEP_OK && hash[0] != '\0' && strcmp(hash, j->old) != 0)
+        st = qep_fail(QEP_ERR_CANTCREATE,
+                      "%s/manifest.json: is in the way: it came while a swap was interrupted",
+                      b->work.dir.path);
+    if (st == QEP_OK && j->old[0] != '\0' && copied[0] == '\0' && hash[0] == '\0')
+        st = damaged(b);
+    for (size_t i = 0; st == QEP_OK && copied[0] == '\0' && i < names.count; i++)
+        st = build_names_add(old, names.items[i]);
+    build_names_free(&names);
     return st;
-}
-
-static enum qep_status read_old(const struct qep_build *b, struct build_names *old) {
-    bool there = false;
-    QEP_TRY(build_old_read(&b->work.state, "manifest.old", old, &there));
-    return there ? check_copied(b) : build_old_read(&b->work.dir, "manifest.json", old, &there);
 }
 
 /* Where a new file is by now. */
@@ -160,21 +164,18 @@ static enum qep_status check_all(const struct qep_build *b, const struct swap *s
 
 /* From here on DIR does not open. */
 static enum qep_status remove_old_manifest(const struct qep_build *b) {
-    char *path = NULL, *text = NULL;
+    char *text = NULL;
     size_t len = 0;
     if (qep_dir_entry(&b->work.dir, "manifest.json") == QEP_ENTRY_ABSENT)
         return QEP_OK;
-    QEP_TRY(qep_path_join(b->work.dir.path, "manifest.json", &path));
-    enum qep_status st = qep_file_read(path, QEP_MANIFEST_MAX_BYTES, &text, &len);
-    if (st == QEP_OK)
-        st = qep_dir_write(&b->work.state, "manifest.old", text, len);
-    if (st == QEP_OK)
-        st = qep_dir_sync(&b->work.state);
-    if (st == QEP_OK)
-        st = qep_dir_remove(&b->work.dir, "manifest.json");
+    QEP_TRY(
+        qep_dir_read_linked(&b->work.dir, "manifest.json", QEP_MANIFEST_MAX_BYTES, &text, &len));
+    enum qep_status st = qep_dir_write(&b->work.state, "manifest.old", text, len);
     free(text);
-    free(path);
-    return st == QEP_OK ? qep_dir_sync(&b->work.dir) : st;
+    QEP_TRY(st);
+    QEP_TRY(qep_dir_sync(&b->work.state));
+    QEP_TRY(qep_dir_remove(&b->work.dir, "manifest.json"));
+    return qep_dir_sync(&b->work.dir);
 }
 
 static enum qep_status put(const struct qep_build *b, const char *name) {
@@ -200,8 +201,8 @@ static enum qep_status replace(const struct qep_build *b, const struct swap *s) 
 static enum qep_status check_and_replace(const struct qep_build *b,
                                          const struct build_journal *journal) {
     struct swap s = {0};
-    QEP_TRY(read_now(b, journal, &s.now));
-    enum qep_status st = read_old(b, &s.old);
+    QEP_TRY(read_now(&b->work.state, journal, &s.now));
+    enum qep_status st = read_old(b, journal, &s.old);
     if (st == QEP_OK)
         st = check_all(b, &s);
     if (st == QEP_OK)
@@ -211,15 +212,25 @@ static enum qep_status check_and_replace(const struct qep_build *b,
     return st;
 }
 
-/* The new manifest is in its place already: only the state is left to go. */
+static enum qep_status check_put(const struct qep_build *b, const char *name) {
+    return place_of(b, name) == &b->work.dir ? QEP_OK : damaged(b);
+}
+
+/* The new manifest is in its place already: only the state is left to go, if all else is put. */
 static enum qep_status check_done(const struct qep_build *b, const struct build_journal *journal) {
-    char *text = NULL;
-    size_t len = 0;
+    struct swap s = {0};
     if (qep_dir_entry(&b->work.dir, "manifest.json") != QEP_ENTRY_FILE)
         return damaged(b);
-    QEP_TRY(read_hashed(&b->work.dir, "manifest.json", journal->manifest, &text, &len));
-    free(text);
-    return QEP_OK;
+    QEP_TRY(read_now(&b->work.dir, journal, &s.now));
+    enum qep_status st = QEP_OK;
+    for (size_t f = 0; st == QEP_OK && f < s.now.layout.num_files; f++)
+        st = check_put(b, s.now.layout.files[f].name);
+    for (int i = 0; st == QEP_OK && i < s.now.num_side_files; i++)
+        st = check_put(b, s.now.side_files[i].name);
+    if (st == QEP_OK)
+        st = check_all(b, &s);
+    qep_manifest_free(&s.now);
+    return st;
 }
 
 enum qep_status build_swap(struct qep_build *build, const struct build_journal *journal) {

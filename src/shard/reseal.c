@@ -98,14 +98,15 @@ static enum qep_status write_manifest(const struct qep_work *w, const struct qep
     return st == QEP_OK ? qep_dir_sync(&w->dir) : st;
 }
 
-/* Whoever converts into DIR writes a manifest of its own. */
-static enum qep_status refuse_conversion(const struct qep_work *w) {
-    if (qep_dir_entry(&w->state, "identity") == QEP_ENTRY_ABSENT &&
-        qep_dir_entry(&w->state, "swap") == QEP_ENTRY_ABSENT)
+/* Whoever converts into DIR writes a manifest of its own; what is nobody's of us stays. */
+static enum qep_status check_entry(void *arg, const char *name) {
+    const struct qep_work *w = arg;
+    bool remains = strcmp(name, "reseal") == 0 || strcmp(name, "reseal.tmp") == 0;
+    if (strcmp(name, "lock") == 0 || strcmp(name, "in-use") == 0 || (remains && w->state_ours))
         return QEP_OK;
     return qep_fail(QEP_ERR_CANTCREATE,
-                    "%s: holds an unfinished conversion: finish it first, or remove %s",
-                    w->dir.path, w->state.path);
+                    "%s: holds an unfinished conversion (%s/%s is there): finish it first",
+                    w->dir.path, w->state.path, name);
 }
 
 static enum qep_status scan_dir(const char *path, qep_side_file_check *check,
@@ -119,7 +120,7 @@ static enum qep_status scan_dir(const char *path, qep_side_file_check *check,
 static enum qep_status reseal_locked(const char *path, const struct qep_work *w,
                                      qep_side_file_check *check, struct qep_reseal_result *out) {
     struct qep_shard_dir *dir = NULL;
-    QEP_TRY(refuse_conversion(w));
+    QEP_TRY(qep_dir_each(&w->state, check_entry, (void *)w));
     enum qep_status st = scan_dir(path, check, &dir, out);
     if (st == QEP_OK && out->num_accepted + out->num_dropped > 0)
         st = write_manifest(w, dir, out);

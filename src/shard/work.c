@@ -75,6 +75,16 @@ static bool is_current(const struct qep_work *w, int fd, const char *name) {
            mine.st_dev == there.st_dev && mine.st_ino == there.st_ino;
 }
 
+static void unlock(struct qep_work *w) {
+    if (w->lock_fd < 0)
+        return;
+    if (w->by_file && is_current(w, w->lock_fd, file_name))
+        unlinkat(w->state.fd, file_name, 0);
+    close(w->lock_fd);
+    w->lock_fd = -1;
+    w->by_file = false;
+}
+
 static enum qep_status refuse_holder(const struct qep_work *w) {
     char advice[512];
     uint64_t bytes = 0;
@@ -88,12 +98,29 @@ static enum qep_status refuse_holder(const struct qep_work *w) {
     return st;
 }
 
-static enum qep_status make_file(struct qep_work *w) {
+/* A lock that is signed may be held by one that has locks of the system, which are not seen here:
+ * like an in-use it is for a person to judge. */
+static enum qep_status refuse_signed(const struct qep_work *w, int lock) {
+    char who[WHO_BYTES], advice[512];
+    read_who(lock, who);
+    snprintf(advice, sizeof advice, " (if that one is gone, remove %.400s/%s)", w->state.path,
+             lock_name);
+    return *who == '\0' ? QEP_OK : in_use(w, lock, advice);
+}
+
+/* Both kinds leave their mark first and then look for the other's: two may refuse each other, but
+ * never go on together. */
+static enum qep_status make_file(struct qep_work *w, int lock) {
     int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     w->lock_fd = openat(w->state.fd, file_name, flags, 0666);
     w->by_file = w->lock_fd >= 0;
-    if (w->by_file)
-        return sign(w, w->lock_fd, file_name);
+    if (w->by_file) {
+        QEP_TRY(sign(w, w->lock_fd, file_name));
+        enum qep_status st = refuse_signed(w, lock);
+        if (st != QEP_OK)
+            unlock(w);
+        return st;
+    }
     if (errno == EEXIST)
         return refuse_holder(w);
     return qep_fail(QEP_ERR_CANTCREATE, "%s/%s: cannot create: %s", w->state.path, file_name,
@@ -141,16 +168,21 @@ static enum qep_status take(struct qep_work *w, int fd) {
         if (errno == EAGAIN || errno == EACCES)
             return in_use(w, fd, "");
         if (not_supported(errno))
-            return make_file(w);
+            return make_file(w, fd);
         return qep_fail(QEP_ERR_IO, "%s/%s: cannot lock: %s", w->state.path, lock_name,
                         strerror(errno));
     }
-    if (qep_dir_entry(&w->state, file_name) != QEP_ENTRY_ABSENT)
-        return refuse_holder(w); /* of one without such locks */
     if (!is_current(w, fd, lock_name))
         return QEP_OK;
-    w->lock_fd = fd;
-    return sign(w, fd, lock_name);
+    QEP_TRY(sign(w, fd, lock_name));
+    if (qep_dir_entry(&w->state, file_name) == QEP_ENTRY_ABSENT) {
+        w->lock_fd = fd;
+        return QEP_OK;
+    }
+    enum qep_status st = refuse_holder(w); /* one without such locks */
+    return ftruncate(fd, 0) == 0
+               ? st
+               : qep_fail(QEP_ERR_IO, "%s/%s: cannot be written", w->state.path, lock_name);
 }
 
 static enum qep_status lock_once(struct qep_work *w, bool *gone) {
@@ -196,16 +228,6 @@ enum qep_status qep_work_lock(struct qep_work *work, bool *again) {
     if (*again || work->lock_fd >= 0)
         return QEP_OK;
     return qep_fail(QEP_ERR_INTERRUPTED, "%s: in use by others", work->dir.path);
-}
-
-static void unlock(struct qep_work *w) {
-    if (w->lock_fd < 0)
-        return;
-    if (w->by_file && is_current(w, w->lock_fd, file_name))
-        unlinkat(w->state.fd, file_name, 0);
-    close(w->lock_fd);
-    w->lock_fd = -1;
-    w->by_file = false;
 }
 
 /* Still held, so that others find either it or a new one. */

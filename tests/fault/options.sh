@@ -83,7 +83,10 @@ settled '{"prompt": "x"}' --prompt-file <(echo y)
 settled '{"think": true, "prompt": "x"}' --no-think
 settled '{"greedy": true, "prompt": "x"}' --temperature 0.5
 settled '{"temperature": 0.5, "top-k": 3, "prompt": "x"}' --greedy
-settled '{"verbose": true, "prompt": "x"}'
+settled '{"system": "S"}' --raw --prompt-tokens 1,2
+settled '{"raw": true}' --system S --prompt x
+settled '{"interactive": true}' --prompt x --json
+settled '{"model": "/no/such/one", "prompt": "x"}'
 printf '{"think": true, "no-think": true, "prompt": "x"}' >"$f"
 bad "a file that contradicts itself" 64 'exclude each other' "$exe" run --model "$m" --config-file "$f"
 seed() { # file text

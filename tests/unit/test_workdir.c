@@ -231,7 +231,7 @@ static const struct {
     {"rm .convert/manifest.json", ".convert/swap: is damaged"},
     {"sed -i 's/q4/q8/' .convert/manifest.json", ".convert/manifest.json: damaged"},
     {"f=$(ls .convert/*.qep | head -n 1); : > $f", ".qep: is not what was to be put into place"},
-    {"f=$(ls .convert/*.qep | head -n 1); mv $f ../f; ln -s ../../f $f", "not what was to be put"},
+    {"f=$(ls .convert/*.qep | head -n 1); mv $f ../f; ln -s ../../f $f", ".qep: is in the way"},
     {"f=$(ls .convert/*.qep | head -n 1); rm $f", ".qep: is not what was to be put into place"},
     {"echo x >> .convert/config.json", "config.json: is not what was to be put into place"},
     {"echo mine > config.json", "d/config.json: is in the way"},
@@ -239,7 +239,20 @@ static const struct {
     {"mkdir config.json", "d/config.json: is in the way"},
 };
 
-/* What came or went since is not swallowed: the command says so, and goes on when it is mended. */
+/* What came or went since is not swallowed: the command says so, changes nothing, and goes on when
+ * it is mended. "d" is a copy of "swapping". */
+static void tamper(const struct scene *s, const char *command, const char *named) {
+    char text[512];
+    snprintf(text, sizeof text, "rm -rf before && cd d && { %.400s; } && cd .. && cp -r d before",
+             command);
+    shell(s, text);
+    enum qep_status st = again(s, true);
+    ck_assert_msg(st == QEP_ERR_DATA || st == QEP_ERR_CANTCREATE, "%s: %d %s", command, (int)st,
+                  qep_last_error());
+    assert_error_has(named);
+    shell(s, "diff -r -x lock d before && rm -rf d && cp -r swapping d");
+}
+
 START_TEST(interrupted_swap_is_looked_at_first) {
     struct scene s;
     bool swapping = false;
@@ -252,17 +265,46 @@ START_TEST(interrupted_swap_is_looked_at_first) {
         ck_assert(!killed_at(&s, n, false));
         swapping = qep_path_exists(path);
     }
-    shell(&s, "cp -r d swapping && cd d");
-    char command[512];
-    snprintf(command, sizeof command, "cd d && { %s; } && cd .. && cp -r d before",
-             tampered[_i].command);
-    shell(&s, command);
-    enum qep_status st = again(&s, true);
-    ck_assert_msg(st == QEP_ERR_DATA || st == QEP_ERR_CANTCREATE, "%d: %s", (int)st,
-                  qep_last_error());
-    assert_error_has(tampered[_i].named);
-    shell(&s, "diff -r -x lock d before && rm -rf d && cp -r swapping d");
+    shell(&s, "cp -r d swapping");
+    for (size_t i = 0; i < sizeof tampered / sizeof *tampered; i++)
+        tamper(&s, tampered[i].command, tampered[i].named);
     ASSERT_OK(again(&s, false));
+    ck_assert(same_trees(s.dir, s.fresh));
+    remove_tree(s.base);
+}
+END_TEST
+
+static const char *const tampered_later[][2] = {
+    /* when the old manifest has gone and new files come */
+    {"rm .convert/manifest.old", ".convert/swap: is damaged"},
+    {"sed -i 's/q8/q4/' .convert/manifest.old", ".convert/swap: is damaged"},
+    {"mv .convert/manifest.json .", ".convert/swap: is damaged"},
+    {"cp .convert/manifest.json .", "d/manifest.json: is in the way"},
+    {"echo mine > .convert/thesis.tex", ".convert/thesis.tex: is in the way"},
+    {"mkdir .convert/layer-077.qep", ".convert/layer-077.qep: is in the way"},
+    {"rm embed.qep", "embed.qep: is not what was to be put into place"},
+    {"rm shard-03-of-04.qep; mkdir shard-03-of-04.qep", "shard-03-of-04.qep: is in the way"},
+};
+
+START_TEST(interrupted_replacement_is_looked_at_first) {
+    struct scene s;
+    bool going = false;
+    char manifest[128], embed[128];
+    open_scene(&s);
+    join(manifest, sizeof manifest, s.dir, "manifest.json");
+    join(embed, sizeof embed, s.dir, ".convert/embed.qep");
+    ck_assert_int_eq(convert(golden, s.fresh, "q4", 2, false), QEP_OK);
+    ck_assert_int_eq(convert(golden, s.old, "q8", 4, false), QEP_OK);
+    for (int n = 1; !going; n++) {
+        remove_tree(s.dir);
+        shell(&s, "cp -r old d");
+        ck_assert(!killed_at(&s, n, true));
+        going = !qep_path_exists(manifest) && !qep_path_exists(embed);
+    }
+    shell(&s, "cp -r d swapping");
+    for (size_t i = 0; i < sizeof tampered_later / sizeof *tampered_later; i++)
+        tamper(&s, tampered_later[i][0], tampered_later[i][1]);
+    ASSERT_OK(again(&s, true));
     ck_assert(same_trees(s.dir, s.fresh));
     remove_tree(s.base);
 }
@@ -337,11 +379,13 @@ static const struct {
     {"mkdir d/.convert; echo mine > d/.convert/config.json", false, "d/.convert/config.json"},
     {"mkdir d/.convert; echo mine > d/.convert/layer-000.qep.part", true, "layer-000.qep.part"},
     {"mkdir d/.convert; echo mine > d/.convert/identity", true, "d/.convert/identity"},
+    {"mkdir d/.convert; echo mine > d/.convert/identity.tmp", false, "d/.convert/identity.tmp"},
+    {"mkdir d/.convert; echo mine > d/.convert/reseal", true, "d/.convert/reseal"},
     {"mkdir d/.convert; head -c 9000 /dev/zero > d/.convert/identity", true, "d/.convert/identity"},
     {"rm d/shard-01-of-02.qep; mkdir d/shard-01-of-02.qep", true, "d/shard-01-of-02.qep"},
     {"rm d/shard-01-of-02.qep; mkfifo d/shard-01-of-02.qep", true, "d/shard-01-of-02.qep"},
     {"echo '{}' > d/config.json; mkdir d/.convert; echo '{}' > d/.convert/manifest.json; printf "
-     "'qwen-ep swap 2\n%032d\n%032d\n' 0 0 > d/.convert/swap",
+     "'qwen-ep swap 3\n%032d\n%032d\nnone\n' 0 0 > d/.convert/swap",
      false, "d/.convert/manifest.json"},
 };
 
@@ -466,9 +510,20 @@ START_TEST(locks_of_both_kinds) {
     prepare(&b, s.dir, "q4", &second, QEP_ERR_INTERRUPTED);
     assert_error_has("(if that one is gone, remove ");
     qep_build_destroy(second);
+    fixture_free(&b);
     shell(&s, "echo other > x && mv x d/.convert/in-use");
     qep_build_destroy(first);
-    shell(&s, "grep -q other d/.convert/in-use");
+    fixture_free(&a);
+    shell(&s, "grep -q other d/.convert/in-use && rm d/.convert/in-use");
+    prepare(&a, s.dir, "q4", &first, QEP_OK);
+    locks_refused = true;
+    prepare(&b, s.dir, "q4", &second, QEP_ERR_INTERRUPTED);
+    locks_refused = false;
+    assert_error_has("in use by pid ");
+    assert_error_has(".convert/lock)");
+    qep_build_destroy(second);
+    shell(&s, "test ! -e d/.convert/in-use && test -s d/.convert/lock");
+    qep_build_destroy(first);
     fixture_free(&a);
     fixture_free(&b);
     remove_tree(s.base);
@@ -533,6 +588,24 @@ START_TEST(space_is_looked_at_first) {
     free_bytes = 10 << 20;
     ASSERT_OK(again(&s, true));
     free_bytes = 0;
+    remove_tree(s.base);
+}
+END_TEST
+
+START_TEST(refused_conversion_leaves_no_directories) {
+    static const char *const names[] = {"a/b/c", "a/b/c/", "a//b/./c", "kept/b/c"};
+    struct scene s;
+    char dir[256];
+    open_scene(&s);
+    shell(&s, "mkdir kept; ls -R > ../$(basename $PWD).before");
+    join(dir, sizeof dir, s.base, names[_i]);
+    free_bytes = 1;
+    ck_assert_int_eq(convert(golden, dir, "q4", 2, false), QEP_ERR_CANTCREATE);
+    assert_error_has("are still to be written");
+    shell(&s, "ls -R | diff - ../$(basename $PWD).before; r=$?; rm ../$(basename $PWD).before; "
+              "exit $r");
+    free_bytes = 0;
+    ASSERT_OK(convert(golden, dir, "q4", 2, false));
     remove_tree(s.base);
 }
 END_TEST
@@ -631,8 +704,8 @@ int main(void) {
     tcase_add_loop_test(tc, ended_anywhere_the_same_command_finishes, 0, 2);
     tcase_add_test(tc, ended_twice_the_same_command_finishes);
     tcase_add_test(tc, interrupted_swap_and_another_command);
-    tcase_add_loop_test(tc, interrupted_swap_is_looked_at_first, 0,
-                        sizeof tampered / sizeof *tampered);
+    tcase_add_test(tc, interrupted_swap_is_looked_at_first);
+    tcase_add_test(tc, interrupted_replacement_is_looked_at_first);
     tcase_add_test(tc, failed_replacement_keeps_the_old);
     tcase_add_loop_test(tc, what_is_not_ours_stays, 0, sizeof in_the_way / sizeof *in_the_way);
     tcase_add_test(tc, links_of_the_user_work);
@@ -642,6 +715,7 @@ int main(void) {
     tcase_add_loop_test(tc, lock_ends_with_the_conversion, 0, 2);
     tcase_add_loop_test(tc, failing_close_is_seen, 0, 6);
     tcase_add_test(tc, space_is_looked_at_first);
+    tcase_add_loop_test(tc, refused_conversion_leaves_no_directories, 0, 4);
     tcase_add_test(tc, space_is_looked_at_by_synth);
     tcase_add_loop_test(tc, source_that_changes_is_noticed, 0, sizeof changes / sizeof *changes);
     suite_add_tcase(suite, tc);
