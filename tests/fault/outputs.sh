@@ -192,7 +192,7 @@ meanwhile() { # label, expected code, what happens in the directory of outputs
     local label=$1 want=$2
     fresh
     : >"$work/out"
-    timeout 30 "${long[@]}" --max-new-tokens 1500 --logits "$d/o" >"$work/out" 2>"$work/err" </dev/null &
+    timeout 30 "${long[@]}" --max-new-tokens 600 --logits "$d/o" >"$work/out" 2>"$work/err" </dev/null &
     local job=$!
     started "$label" 1
     (cd "$d" && eval "$3")
@@ -227,7 +227,7 @@ done
 stopped times-fifo 0.3 "${timed[@]}" --launch-times "$d/times"
 (
     trap '' INT
-    exec "${long[@]}" --max-new-tokens 800 --logits "$d/o" >"$work/out" 2>"$work/err" </dev/null
+    exec "${long[@]}" --max-new-tokens 600 --logits "$d/o" >"$work/out" 2>"$work/err" </dev/null
 ) &
 job=$!
 for _ in $(seq 200); do [ "$(left | wc -l)" = 3 ] && break || sleep 0.02; done
