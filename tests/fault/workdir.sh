@@ -90,7 +90,40 @@ refuse_second() {
     wait $holder 2>/dev/null
 }
 
+# Stops a conversion of $work/s that has begun to write, runs a command there, and lets it go on.
+changed_midway() { # name, expected code, command
+    rm -rf "$work/s" "$work/d" && cp -r $hf "$work/s" && chmod -R u+w "$work/s"
+    perl -e 'use POSIX ":sys_wait_h"; my ($dir, $change, @convert) = @ARGV;
+        for (1 .. 50) {
+            system "rm", "-rf", "$dir/d";
+            my $pid = fork;
+            exec @convert or die if !$pid;
+            1 until glob("$dir/d/.convert/*.part") or waitpid $pid, WNOHANG;
+            kill "STOP", $pid or next; # it has ended
+            system "cd $dir/s && $change";
+            kill "CONT", $pid;
+            waitpid $pid, 0;
+            exit $? >> 8;
+        }
+        die "no conversion was slow enough"' "$work" "$3" \
+        "$exe" convert --from "$work/s" --to "$work/d" --jobs 1 --compress max >"$work/out" 2>"$work/err"
+    local code=$?
+    ok "$1: exit $code, expected $2" $((code != $2))
+}
+
+source_changes() {
+    changed_midway touched 65 'touch -d tomorrow model.safetensors'
+    grep -q '^qwen-ep: .*/model.safetensors: was written to while it was being read' "$work/err" && [ ! -e "$work/d/manifest.json" ]
+    ok "touched: its line, and no conversion" $?
+    changed_midway written 65 'printf xx | dd of=model.safetensors bs=1 seek=500000 conv=notrunc status=none'
+    changed_midway template 0 'echo other >chat_template.jinja'
+    cmp -s $hf/chat_template.jinja "$work/d/chat_template.jinja"
+    ok "template: the one that was there at the start" $?
+    rm -rf "$work/d"
+}
+
 np=1
+source_changes
 refuse_foreign
 keep_old
 replace "$work/fresh"
