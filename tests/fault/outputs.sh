@@ -256,7 +256,7 @@ asleep() { # pid
 fresh
 rm -f "$work/err" "$work/code"
 {
-    perl -e 'fcntl(STDOUT, 1031, 4096) or die "F_SETPIPE_SZ: $!"; exec @ARGV' timeout 30 "${long[@]}" --temperature 3 --seed 1 \
+    perl -e 'fcntl(STDOUT, 1031, 4096) or die "F_SETPIPE_SZ: $!"; exec @ARGV' timeout 30 "${long[@]}" --backend cpu --temperature 3 --seed 1 \
         --logits "$d/f" 2>"$work/err" </dev/null
     echo $? >"$work/code"
 } | {

@@ -85,17 +85,32 @@ static int answers_right(const struct chat_model *m, const char *question, const
     return right;
 }
 
+/* Every question; under sanitizers, which look for other things and take minutes, every fourth. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { QUESTION_STEP = 4 };
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+enum { QUESTION_STEP = 4 };
+#else
+enum { QUESTION_STEP = 1 };
+#endif
+#else
+enum { QUESTION_STEP = 1 };
+#endif
+
 static void accuracy(const char *recipe, const char *backend, int *right, int *total) {
     char *tmp = temp_dir(), *dir = model_convert(hf_dir, tmp, recipe, 0), *text = NULL,
          *rest = NULL;
     struct chat_model m;
-    size_t len;
+    size_t len, num_lines = 0;
     *right = *total = 0;
     chat_open(&m, dir, backend);
     ck_assert_int_eq(qep_file_read("tests/data/tiny-chat/grid.jsonl", 1 << 24, &text, &len),
                      QEP_OK);
     for (char *line = strtok_r(text, "\n", &rest); line != NULL;
          line = strtok_r(NULL, "\n", &rest)) {
+        if (num_lines++ % QUESTION_STEP != 0)
+            continue;
         cJSON *tree = cJSON_Parse(line);
         const char *question = NULL, *answer = NULL;
         ck_assert_int_eq(qep_json_string(tree, "question", "grid", &question), QEP_OK);
@@ -121,7 +136,7 @@ static const struct {
 START_TEST(grid_accuracy) {
     int right, total;
     accuracy(grids[_i].recipe, grids[_i].backend, &right, &total);
-    ck_assert_int_ge(total, 400);
+    ck_assert_int_ge(total, 400 / QUESTION_STEP);
     ck_assert_double_ge((double)right / total, grids[_i].least);
 }
 END_TEST
