@@ -5,7 +5,6 @@
 #include "cli/command.h"
 #include "cli/inputs.h"
 #include "cli/options.h"
-#include "shard/side_files.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -110,7 +109,6 @@ static enum qep_status open_inputs(struct qep_comm *comm, const struct convert_a
                                    struct qep_recipe *recipe, struct qep_checkpoint **ckpt) {
     QEP_TRY(qep_input_recipe(comm, a->recipe, recipe));
     QEP_TRY(refuse_same_dir(a->from, a->to));
-    QEP_TRY(qep_side_files_check_kinds(a->from)); /* they are copied last */
     if (a->group_size != 0)
         recipe->group_size = (int32_t)a->group_size;
     return qep_checkpoint_open(a->from, ckpt);

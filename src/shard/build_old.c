@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char format[] = "qwen-ep shard directory";
-
 static enum qep_status add_listed(const cJSON *list, struct build_names *names) {
     const cJSON *item = NULL;
     cJSON_ArrayForEach (item, list) {
@@ -26,7 +24,7 @@ static enum qep_status parse_listed(const char *text, size_t len, struct build_n
         return QEP_OK;
     const cJSON *key = qep_json_get(root, "format");
     enum qep_status st = QEP_OK;
-    *ours = cJSON_IsString(key) && strcmp(key->valuestring, format) == 0;
+    *ours = cJSON_IsString(key) && strcmp(key->valuestring, QEP_MANIFEST_FORMAT) == 0;
     if (*ours)
         st = add_listed(qep_json_get(root, "files"), names);
     if (*ours && st == QEP_OK)

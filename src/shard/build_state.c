@@ -150,7 +150,6 @@ struct visit {
     const struct qep_build *build;
     bool begun; /* the state has an identity */
     uint64_t bytes;
-    struct build_names names;
 };
 
 static enum qep_status check_entry(void *arg, const char *name) {

@@ -12,6 +12,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#define QEP_MANIFEST_FORMAT "qwen-ep shard directory" /* the value of "format": it is ours */
+
 enum {
     QEP_MANIFEST_VERSION = 1,
     QEP_MANIFEST_MAX_BYTES = 128 << 20,

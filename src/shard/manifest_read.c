@@ -184,7 +184,7 @@ static enum qep_status parse_head(struct qep_manifest *m, const cJSON *root, con
     const char *format = NULL, *name = NULL;
     int64_t version = 0, group_size = 0, num_shards = 0;
     QEP_TRY(qep_json_string(root, "format", where, &format));
-    if (strcmp(format, "qwen-ep shard directory") != 0)
+    if (strcmp(format, QEP_MANIFEST_FORMAT) != 0)
         return qep_fail(QEP_ERR_DATA,
                         "%s: no manifest of a shard directory: \"format\" is \"%.60s\"", where,
                         format);

@@ -106,7 +106,7 @@ static enum qep_status append_side_files(struct text *t, const struct qep_manife
 static enum qep_status print(const struct qep_manifest_head *head, char *const *entries,
                              size_t num_entries, struct text *t) {
     char hash[QEP_HASH_TEXT];
-    QEP_TRY(appendf(t, "{\"format\":\"qwen-ep shard directory\",\n\"version\":%d",
+    QEP_TRY(appendf(t, "{\"format\":\"" QEP_MANIFEST_FORMAT "\",\n\"version\":%d",
                     QEP_MANIFEST_VERSION));
     QEP_TRY(append_recipe(t, head));
     QEP_TRY(appendf(t, ",\n\"num_shards\":%d", (int)head->num_shards));

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 const struct qep_side_file *qep_side_files_find(const struct qep_manifest *manifest,
                                                 const char *name) {
@@ -66,7 +65,7 @@ enum qep_status qep_side_files_verify(const char *dir, const struct qep_manifest
 /* Other tools have files of that name too; one of ours is told by either mark, should the other be
  * damaged. */
 static bool is_ours(const char *text, size_t len) {
-    static const char format[] = "qwen-ep shard directory", seal[] = "\"xxh3_128\":";
+    static const char format[] = QEP_MANIFEST_FORMAT, seal[] = "\"xxh3_128\":";
     return memmem(text, len, format, sizeof format - 1) != NULL ||
            memmem(text, len, seal, sizeof seal - 1) != NULL;
 }
@@ -108,28 +107,5 @@ enum qep_status qep_side_files_verify_dir(const char *dir) {
         st = verify_with(dir, text, len, path);
     free(text);
     free(path);
-    return st;
-}
-
-static enum qep_status check_kind(const char *path) {
-    uint64_t bytes = 0;
-    int fd = -1;
-    QEP_TRY(qep_file_open(path, &fd, &bytes));
-    close(fd);
-    return bytes <= QEP_MAX_SIDE_BYTES
-               ? QEP_OK
-               : qep_fail(QEP_ERR_DATA, "%s: %llu bytes, at most %d are allowed here", path,
-                          (unsigned long long)bytes, QEP_MAX_SIDE_BYTES);
-}
-
-enum qep_status qep_side_files_check_kinds(const char *dir) {
-    enum qep_status st = QEP_OK;
-    for (int i = 0; st == QEP_OK && qep_side_file_names[i] != NULL; i++) {
-        char *path = NULL;
-        QEP_TRY(qep_path_join(dir, qep_side_file_names[i], &path));
-        if (qep_path_exists(path))
-            st = check_kind(path);
-        free(path);
-    }
     return st;
 }

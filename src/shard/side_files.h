@@ -19,9 +19,6 @@ enum qep_status qep_side_files_verify(const char *dir, const struct qep_manifest
  * nothing to compare. Weights are not looked at. */
 enum qep_status qep_side_files_verify_dir(const char *dir);
 
-/* QEP_ERR_DATA when a side file that DIR has cannot be copied (no regular file, too large). */
-enum qep_status qep_side_files_check_kinds(const char *dir);
-
 /* Whether a side file may become part of a directory of `model`: QEP_ERR_DATA says why not.
  * text[0..len) is NUL-terminated. */
 typedef enum qep_status qep_side_file_check(const struct qep_model_config *model, const char *name,
