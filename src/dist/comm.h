@@ -70,6 +70,11 @@ enum qep_status qep_comm_agree(struct qep_comm *comm, enum qep_status st);
  * differs from rank 0's. Collective. text is at most 255 bytes. */
 enum qep_status qep_comm_same(struct qep_comm *comm, const char *what, const char *text);
 
+/* `bytes` from every rank: *all [num_ranks * bytes] is the caller's (free), NULL on failure.
+ * Collective; all ranks fail alike when one has no memory. `what` is for messages. */
+enum qep_status qep_comm_gather(struct qep_comm *comm, const void *mine, size_t bytes,
+                                const char *what, void **all);
+
 enum qep_status qep_comm_barrier(struct qep_comm *comm);
 
 /* For a rank that fails alone, whose peers would wait for it: removes this process's unfinished
