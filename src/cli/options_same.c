@@ -32,9 +32,9 @@ static int cut(const char *text, size_t len, size_t max) {
     return (int)max;
 }
 
-static void fill_text(struct item *item, const char *text, size_t len) {
+static void show_text(struct item *item, const char *text) {
+    size_t len = strlen(text);
     int shown = cut(text, len, SHOWN_TEXT);
-    qep_hash_text(text, len, item->hash);
     if ((size_t)shown == len)
         snprintf(item->shown, sizeof item->shown, "'%s'", text);
     else
@@ -56,13 +56,15 @@ static void fill_row(struct item *item, const struct qep_option *opt) {
     }
     if (opt->given == NULL || *opt->given)
         text = qep_option_text(opt, number);
-    if (text == NULL)
+    if (text == NULL) {
         fill_flag(item, false);
-    else
-        fill_text(item, text, strlen(text));
+        return;
+    }
+    qep_hash_text(text, strlen(text), item->hash);
+    show_text(item, text);
 }
 
-/* Joined, each with its NUL: no two lists look alike. */
+/* Told apart with each word's NUL, shown with spaces. */
 static enum qep_status fill_list(struct item *item, char *const *list, int count) {
     size_t bytes = 0, at = 0;
     char *text = NULL;
@@ -77,7 +79,10 @@ static enum qep_status fill_list(struct item *item, char *const *list, int count
         memcpy(text + at, list[i], strlen(list[i]) + 1);
         at += strlen(list[i]) + 1;
     }
-    fill_text(item, text, bytes - 1);
+    qep_hash_text(text, bytes, item->hash);
+    for (size_t i = 0; i + 1 < bytes; i++)
+        text[i] = text[i] == '\0' ? ' ' : text[i];
+    show_text(item, text);
     free(text);
     return QEP_OK;
 }
