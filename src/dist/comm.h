@@ -2,7 +2,8 @@
  * ranks in one process), mpi (host memory), nccl (device memory). Collectives are called by all
  * ranks of the comm in the same order; a rank with nothing to say joins with zero bytes. Waiting
  * polls with back-off up to 1 ms, so a waiting rank leaves its core to others. Errors while running
- * are fatal for the job: the implementation reports them through qep_fail and the caller aborts. */
+ * are fatal for the job: the implementation reports them through qep_fail and the caller aborts.
+ * Ranks that meet in different collectives, or with different sizes, get QEP_ERR_BUG. */
 #ifndef QEP_DIST_COMM_H
 #define QEP_DIST_COMM_H
 

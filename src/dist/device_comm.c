@@ -176,7 +176,7 @@ static enum qep_status create(struct qep_comm *comm, const struct qep_device_mem
         QEP_TRY(nccl_suits(comm, memory, &nccl, why_not, sizeof why_not));
     if (nccl)
         return qep_device_comm_nccl_create(comm, memory, timeout_s, out);
-    QEP_TRY(qep_device_comm_staged_create(comm, memory, out));
+    QEP_TRY(qep_comm_agree(comm, qep_device_comm_staged_create(comm, memory, out)));
     if (why_not[0] != '\0')
         memcpy((*out)->detail, why_not, sizeof why_not);
     return QEP_OK;

@@ -22,8 +22,8 @@ echo '{"slots": 2}' >"$work/slots2.json"
 echo '{"slots": 1}' >"$work/slots1.json"
 printf 'top-k' >"$work/broken.json"
 
-# Runs in the background, words after `--` on a rank of their own; the verdict lies in $work/N.bad. A launch that hangs is
-# ended, and judged by its exit code.
+# Runs in the background, words after `--` on a rank of their own, after `--@DIR` on one that starts in DIR; the verdict lies
+# in $work/N.bad. A launch that hangs is ended, and judged by its exit code.
 judge() { # N, expected code, pattern of the line or of stdout
     local out=$work/$1.out err=$work/$1.err code
     code=$(cat "$work/$1.code")
@@ -36,10 +36,15 @@ judge() { # N, expected code, pattern of the line or of stdout
     echo "exit $code (expected $2), pattern '$3', stdout '$(head -c 100 "$out")', stderr '$(grep '^qwen-ep:' "$err" | head -3)'"
 }
 launch() { # expected code, pattern, words of rank 0 -- words of rank 1 ...
-    local id=$((count += 1)) code=$1 pattern=$2 words=(-np 1 "$exe") word
+    local id=$((count += 1)) code=$1 pattern=$2 words=() word
     shift 2
+    [[ ${1:-} = --@* ]] || words=(-np 1 "$exe")
     for word in "$@"; do
-        if [ "$word" = -- ]; then words+=(: -np 1 "$exe"); else words+=("$word"); fi
+        case $word in
+        --) words+=(: -np 1 "$exe") ;;
+        --@*) words+=(${words[0]+:} -np 1 -wdir "${word#--@}" "$exe") ;;
+        *) words+=("$word") ;;
+        esac
     done
     echo "$*" >"$work/$id.name"
     while [ "$(jobs -rp | wc -l)" -ge $jobs_at_once ]; do wait -n; done
@@ -120,8 +125,8 @@ done
 for pair in "run inspect" "bench run" "inspect convert" "synth reseal" "tokenize run" "convert synth"; do
     read -r a b <<<"$pair"
     apart "rank 1: command differs: '$b', rank 0 has '$a'$" "$a" -- "$b"
-    apart "rank 1: command differs: '$b', rank 0 has '$a'$" "$a" --help -- "$b" "$m"
 done
+apart "rank 1: command differs: 'inspect', rank 0 has 'run'$" run --help -- inspect "$m"
 apart "rank 1: command differs: 'none', rank 0 has 'run'$" "${run[@]}" --
 apart "rank 1: command differs: 'run', rank 0 has 'none'$" -- "${run[@]}"
 apart "rank 1: command differs: 'frob', rank 0 has 'run'$" "${run[@]}" -- frob
@@ -133,6 +138,14 @@ apart "rank 0: --slots: expected a whole number" "${run[@]}" --slots x -- "${run
 apart "rank 1: unknown or ambiguous option '--what'" inspect --help -- inspect --what
 launch 66 "rank 1: $work/nowhere: no such directory" "${run[@]}" -- "${run[@]}" --model "$work/nowhere"
 launch 65 "$work/broken.json: invalid JSON" "${run[@]}" --config-file "$work/broken.json" -- "${run[@]}" --config-file "$work/broken.json"
+
+# --- another directory by the same name
+mkdir -p "$work/here" "$work/there/x/.convert" "$work/there/m"
+from=(convert --from "$PWD/$hf" --to)
+launch 73 "rank 1: x/.convert: not of this conversion \(is x on a file system that all ranks share\?\)$" \
+    --@"$work/here" "${from[@]}" x --@"$work/there" "${from[@]}" x
+launch 73 "rank 1: y: cannot open: No such file or directory$" --@"$work/here" "${from[@]}" y --@"$work/there" "${from[@]}" y
+launch 66 "rank 1: m: " --@"$work" run --model m --prompt hi --@"$work/there" run --model m --prompt hi
 
 # --- what may differ, and what only looks different
 ask=(--prompt 'What is 15% of 80?')
