@@ -8,6 +8,7 @@
 #include "cli/build_cli.h"
 #include "cli/command.h"
 #include "cli/options.h"
+#include "dist/watchdog.h"
 #include "model/rank_bytes.h"
 #include "shard/verify.h"
 
@@ -212,9 +213,11 @@ enum qep_status qep_cmd_inspect(struct qep_job *job, int argc, char **argv) {
     QEP_TRY(qep_comm_agree(job->comm, parse(argc, argv, job->comm->rank, &args)));
     if (args.answered)
         return QEP_OK;
+    qep_watchdog_stamp(job->comm->dog, "opening the directory", -1, -1);
     QEP_TRY(qep_comm_agree(job->comm, qep_shard_dir_open(args.dir, &dir)));
     enum qep_status st = job->comm->rank == 0 ? show(dir, &args) : QEP_OK;
     st = qep_comm_agree(job->comm, st);
+    qep_watchdog_stamp(job->comm->dog, "verifying", -1, -1);
     if (st == QEP_OK && args.verify)
         st = qep_comm_agree(job->comm, verify(job, dir, &args));
     qep_shard_dir_close(dir);

@@ -4,6 +4,7 @@
 #include "base/streams.h"
 #include "cli/command.h"
 #include "cli/options.h"
+#include "dist/watchdog.h"
 #include "shard/side_files.h"
 #include "text/text.h"
 
@@ -315,6 +316,7 @@ static enum qep_status tokenize(struct tokenize *t, int argc, char **argv) {
 enum qep_status qep_cmd_tokenize(struct qep_job *job, int argc, char **argv) {
     struct tokenize t = {0};
     enum qep_status st = QEP_OK;
+    qep_watchdog_stamp(job->comm->dog, "tokenizing", -1, -1);
     if (job->comm->rank == 0)
         st = tokenize(&t, argc, argv);
     qep_text_close(&t.opened);
