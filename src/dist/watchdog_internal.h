@@ -77,7 +77,7 @@ struct qep_watchdog {
     double ask_at_s;        /* of still_s: a question is due */
     double last_s;
     uint64_t seen;
-    double handed_s; /* since another rank was told to speak; < 0: none was */
+    double handed_s; /* since another rank was told to speak, or said that it does; < 0: none */
 };
 
 /* watchdog_notes.c */
@@ -87,6 +87,8 @@ void qep_dog_carry(struct qep_watchdog *dog); /* "asked to stop", if so */
 void qep_dog_part(struct qep_watchdog *dog);  /* after the thread: goodbyes to and from all */
 /* The lowest rank that answers is to end the job; returns while that is not this one. */
 void qep_dog_speak(struct qep_watchdog *dog, const struct dog_finding *finding);
+
+void qep_dog_announce(struct qep_watchdog *dog); /* this rank speaks: no other is to */
 
 /* watchdog_text.c: "PHASE, layer L, step T" */
 void qep_dog_place(const struct dog_state *state, char *out, size_t cap);

@@ -43,7 +43,7 @@ static int end_of_chain(const struct dog_peer *peers, int num, int me) {
 static int find_stuck(const struct dog_peer *peers, int num, int me,
                       const struct dog_limits *limits) {
     int end = end_of_chain(peers, num, me);
-    if (is_stuck(&peers[end], limits))
+    if (end != me && is_stuck(&peers[end], limits))
         return end;
     for (int p = 0; p < num; p++)
         if (is_stuck(&peers[p], limits))

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum note_kind { NOTE_QUESTION, NOTE_ANSWER, NOTE_STOP, NOTE_SPEAK, NOTE_GOODBYE };
+enum note_kind { NOTE_QUESTION, NOTE_ANSWER, NOTE_STOP, NOTE_SPEAK, NOTE_SPEAKING, NOTE_GOODBYE };
 
 struct note {
     int32_t kind;
@@ -69,6 +69,9 @@ static void read_note(struct qep_watchdog *dog, int from, const struct note *not
         break;
     case NOTE_SPEAK:
         qep_dog_fire(dog, from, &note->state, note->culprit, note->blame);
+    case NOTE_SPEAKING:
+        dog->handed_s = 0.0;
+        break;
     case NOTE_GOODBYE:
         peer->left = true;
         break;
@@ -158,14 +161,27 @@ void qep_dog_part(struct qep_watchdog *dog) {
     }
 }
 
+void qep_dog_announce(struct qep_watchdog *dog) {
+    const struct note note = {.kind = NOTE_SPEAKING};
+    for (int p = 0; p < dog->comm->num_ranks; p++)
+        if (p != dog->comm->rank)
+            send_note(dog, p, &note);
+}
+
+/* A launcher that ends a job gives its ranks a second or more each: who was told to speak, or is
+ * about to, may be doing so. */
+#define HANDED_MAX_S 15.0
+
 void qep_dog_speak(struct qep_watchdog *dog, const struct dog_finding *finding) {
     struct note note = {.kind = NOTE_SPEAK, .state = *own_state(dog), .culprit = finding->culprit};
     int me = dog->comm->rank, speaker = 0;
+    if (dog->handed_s >= 0.0 && dog->handed_s < HANDED_MAX_S)
+        return;
     qep_dog_blame(dog, finding, note.blame);
     while (speaker < me && (!dog->peers[speaker].fresh || dog->peers[speaker].left))
         speaker++;
-    if (speaker == me || dog->handed_s >= dog->limits.grace_s)
+    if (speaker == me || dog->handed_s >= HANDED_MAX_S)
         qep_dog_fire(dog, me, own_state(dog), finding->culprit, note.blame);
-    if (dog->handed_s < 0.0 && send_note(dog, speaker, &note))
+    if (send_note(dog, speaker, &note))
         dog->handed_s = 0.0;
 }

@@ -27,8 +27,9 @@ static void name_silent(const struct qep_watchdog *dog, char *out, size_t cap) {
     }
     if (count > MAX_NAMED)
         snprintf(list + len, sizeof list - (size_t)len, " and %d more", count - MAX_NAMED);
-    snprintf(out, cap, "rank%s %s %s not answer", count == 1 ? "" : "s", list,
-             count == 1 ? "does" : "do");
+    bool one = count == 1;
+    snprintf(out, cap, "rank%s %s %s not answer: stopped, swapped out or %s host is gone",
+             one ? "" : "s", list, one ? "does" : "do", one ? "its" : "their");
 }
 
 void qep_dog_blame(const struct qep_watchdog *dog, const struct dog_finding *finding,
@@ -59,6 +60,7 @@ _Noreturn void qep_dog_fire(struct qep_watchdog *dog, int finder, const struct d
                             int culprit, const char *blame) {
     const struct dog_state *mine = &dog->peers[dog->comm->rank].state;
     char whose[32] = "";
+    qep_dog_announce(dog);
     if (culprit == dog->comm->rank)
         end(dog, whose, mine, "");
     if (mine->age_s >= dog->limits.late_s / 2.0)
