@@ -4,7 +4,7 @@
  *   stuck R   rank R sleeps for ever          absent R  it never reaches the first collective
  *   slow R    rank R works for 3 s without a message, in pieces
  *   kill R    rank R dies of SIGKILL          drain     runs until SIGUSR1
- *   idle      waits 2 s in bcast, judges its use of the CPU
+ *   idle      waits 2 s in bcast, watched, judges its use of the CPU
  *   cpus B    prints its share of the CPUs, B: 1 bind, 0 keep
  *   latency   prints alltoallv times */
 #include "base/clock.h"
@@ -149,7 +149,9 @@ static double cpu_seconds(void) {
 
 static enum qep_status run_idle(struct qep_comm *comm, int who) {
     int word = 0;
+    struct qep_watchdog *dog = NULL;
     (void)who;
+    QEP_TRY(qep_watchdog_create(comm, 60.0, &dog));
     QEP_TRY(qep_comm_barrier(comm));
     double before_s = cpu_seconds();
     if (comm->rank == 0)
@@ -160,6 +162,7 @@ static enum qep_status run_idle(struct qep_comm *comm, int who) {
     enum qep_status st = QEP_OK;
     if (percent > 5.0)
         st = qep_fail(QEP_ERR_BUG, "an idle rank uses %.2f %% of a CPU", percent);
+    qep_watchdog_destroy(dog);
     return qep_comm_agree(comm, st);
 }
 
