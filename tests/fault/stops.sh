@@ -144,6 +144,7 @@ asked_while_making_files() {
     done
     kill -TERM "$(rank 1)"
     ends 20 75 '(rank [01]: )?made: interrupted'
+    [ ! -e made/.convert/embed.qep ] || fail "rank 0 went on to the end of its file"
     rm -rf made
 }
 
