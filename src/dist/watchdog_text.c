@@ -44,6 +44,8 @@ void qep_dog_blame(const struct qep_watchdog *dog, const struct dog_finding *fin
         snprintf(out, DOG_BLAME_BYTES, "rank %d is stuck in %s", finding->culprit, place);
     } else if (waiting_for >= 0) {
         snprintf(out, DOG_BLAME_BYTES, "all ranks wait, this one for rank %d", waiting_for);
+    } else if (dog->comm->num_ranks > 1) {
+        snprintf(out, DOG_BLAME_BYTES, "all ranks wait for others");
     }
 }
 
