@@ -5,6 +5,7 @@
 #include "cli/cli.h"
 #include "dist/comm.h"
 #include "dist/drain.h"
+#include "dist/watchdog.h"
 
 #include <stdbool.h>
 
@@ -22,7 +23,9 @@ int main(int argc, char **argv) {
         return (int)st;
     }
     qep_log_init(QEP_LOG_NORMAL, comm->rank, comm->num_ranks);
-    st = qep_cli_main(comm, argc, argv);
+    st = qep_watchdog_create(comm, QEP_WATCHDOG_LIMIT_S, &comm->dog);
+    if (st == QEP_OK)
+        st = qep_cli_main(comm, argc, argv);
     if (st == QEP_OK)
         st = qep_stdout_flush();
     bool alone = st != QEP_OK && !comm->failure_shared && comm->num_ranks > 1;
@@ -30,6 +33,7 @@ int main(int argc, char **argv) {
         qep_comm_give_up(comm, st, "%s", qep_last_error());
     if (st != QEP_OK && comm->rank == 0)
         qep_error_line("%s", qep_last_error());
+    qep_watchdog_destroy(comm->dog);
     qep_comm_destroy(comm);
     return (int)st;
 }

@@ -166,7 +166,7 @@ enum qep_status qep_dir_read_linked(const struct qep_dir *dir, const char *name,
 
 static enum qep_status write_and_close(int fd, const char *path, const void *data, size_t bytes) {
     enum qep_status st = qep_file_write_all(fd, path, data, bytes);
-    if (st == QEP_OK && fsync(fd) != 0 && errno != EINVAL)
+    if (st == QEP_OK && qep_file_sync(fd) != 0 && errno != EINVAL)
         st = qep_fail(QEP_ERR_IO, "%s: fsync failed: %s", path, strerror(errno));
     if (close(fd) != 0 && st == QEP_OK)
         st = qep_fail(QEP_ERR_IO, "%s: close failed: %s", path, strerror(errno));
@@ -228,7 +228,7 @@ enum qep_status qep_dir_each(const struct qep_dir *dir,
 }
 
 enum qep_status qep_dir_sync(const struct qep_dir *dir) {
-    return fsync(dir->fd) == 0 || errno == EINVAL || errno == EROFS || errno == EBADF
+    return qep_file_sync(dir->fd) == 0 || errno == EINVAL || errno == EROFS || errno == EBADF
                ? QEP_OK
                : qep_fail(QEP_ERR_IO, "%s: fsync failed: %s", dir->path, strerror(errno));
 }

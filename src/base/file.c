@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "base/output.h"
+#include "base/progress.h"
 #include "base/streams.h"
 
 #include <errno.h>
@@ -12,6 +13,9 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
+
+/* Of one read or write: so much comes within a watchdog's patience from a very slow disk, too. */
+enum { PIECE_BYTES = 1 << 20 };
 
 static const char *kind_of(mode_t mode) {
     switch (mode & S_IFMT) {
@@ -69,7 +73,8 @@ enum qep_status qep_file_open(const char *path, int *fd, uint64_t *bytes) {
 enum qep_status qep_file_pread(int fd, const char *path, void *out, size_t bytes, uint64_t offset) {
     char *dst = out;
     while (bytes > 0) {
-        ssize_t got = pread(fd, dst, bytes, (off_t)offset);
+        size_t piece = bytes < PIECE_BYTES ? bytes : PIECE_BYTES;
+        ssize_t got = pread(fd, dst, piece, (off_t)offset);
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
@@ -79,6 +84,7 @@ enum qep_status qep_file_pread(int fd, const char *path, void *out, size_t bytes
             return qep_fail(QEP_ERR_DATA,
                             "%s: truncated: the file ends at byte %llu, %zu more expected", path,
                             (unsigned long long)offset, bytes);
+        qep_progress((size_t)got);
         dst += got;
         bytes -= (size_t)got;
         offset += (uint64_t)got;
@@ -103,6 +109,7 @@ enum qep_status qep_file_read_fd(int fd, const char *path, size_t max_bytes, cha
         }
         if (got == 0)
             break;
+        qep_progress((size_t)got);
         used += (size_t)got;
         if (used > max_bytes) {
             st = qep_fail(QEP_ERR_DATA, "%s: larger than the %zu bytes allowed here", path,
@@ -158,15 +165,25 @@ enum qep_status qep_input_read(const char *path, size_t max_bytes, char **data, 
 enum qep_status qep_file_write_all(int fd, const char *path, const void *data, size_t bytes) {
     const char *src = data;
     while (bytes > 0) {
-        ssize_t put = write(fd, src, bytes);
+        ssize_t put = write(fd, src, bytes < PIECE_BYTES ? bytes : PIECE_BYTES);
         if (put < 0 && errno == EINTR)
             continue;
         if (put < 0)
             return qep_fail(QEP_ERR_IO, "%s: write failed: %s", path, strerror(errno));
+        qep_progress((size_t)put);
         src += put;
         bytes -= (size_t)put;
     }
     return QEP_OK;
+}
+
+int qep_file_sync(int fd) {
+    qep_outside_begin(); /* gigabytes may be on their way to a slow disk */
+    int failed = fsync(fd);
+    int why = errno;
+    qep_outside_end();
+    errno = why;
+    return failed;
 }
 
 enum qep_status qep_file_write_atomic(const char *path, const void *data, size_t bytes) {

@@ -39,6 +39,9 @@ enum qep_status qep_file_pread(int fd, const char *path, void *out, size_t bytes
 /* Writes all bytes at the current position. */
 enum qep_status qep_file_write_all(int fd, const char *path, const void *data, size_t bytes);
 
+/* fsync, however long it takes. */
+int qep_file_sync(int fd);
+
 /* Puts a file in its place at once (base/output.h): it is there whole or not at all. */
 enum qep_status qep_file_write_atomic(const char *path, const void *data, size_t bytes);
 

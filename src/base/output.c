@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/output_target.h"
+#include "base/progress.h"
 #include "base/temporary.h"
 
 #include <errno.h>
@@ -40,9 +41,11 @@ static bool is_judged(const struct qep_output *o) {
 static enum qep_status open_through(struct qep_output *o, enum qep_output_kind kind) {
     const struct timespec pause = {.tv_nsec = 20000000};
     int flags = O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+    qep_outside_begin();
     while ((o->fd = open(o->target.path, flags)) < 0 && errno == ENXIO &&
            S_ISFIFO(o->target.sb.st_mode) && !qep_temporaries_were_removed())
         nanosleep(&pause, NULL);
+    qep_outside_end();
     if (qep_temporaries_were_removed())
         return qep_fail(QEP_ERR_INTERRUPTED, "%s: interrupted", o->label);
     if (o->fd < 0 || fcntl(o->fd, F_SETFL, O_WRONLY) != 0)
@@ -94,7 +97,12 @@ enum qep_status qep_output_create(const char *path, const char *option, enum qep
 }
 
 enum qep_status qep_output_write(struct qep_output *output, const void *data, size_t bytes) {
+    bool through = output->temporary == NULL; /* to a reader that may take its time */
+    if (through)
+        qep_outside_begin();
     enum qep_status st = qep_file_write_all(output->fd, output->label, data, bytes);
+    if (through)
+        qep_outside_end();
     output->broken = output->broken || st != QEP_OK;
     return st;
 }
@@ -123,7 +131,7 @@ enum qep_status qep_output_rewind(struct qep_output *output) {
 /* Some errors of writing are only told here. EINVAL: nothing to sync (a pipe). */
 static enum qep_status close_checked(struct qep_output *o) {
     enum qep_status st = QEP_OK;
-    if (fsync(o->fd) != 0 && errno != EINVAL)
+    if (qep_file_sync(o->fd) != 0 && errno != EINVAL)
         st = qep_fail(QEP_ERR_IO, "%s: fsync failed: %s", o->label, strerror(errno));
     int failed = close(o->fd);
     o->fd = -1;

@@ -1,6 +1,7 @@
 #include "base/streams.h"
 
 #include "base/mem.h"
+#include "base/progress.h"
 #include "base/temporary.h"
 
 #include <errno.h>
@@ -49,32 +50,47 @@ static enum qep_status write_failed(void) {
 }
 
 enum qep_status qep_stdout_write(const void *data, size_t bytes) {
-    if (bytes > 0 && fwrite(data, 1, bytes, stdout) != bytes)
-        return write_failed();
-    return qep_stdout_flush();
+    qep_outside_begin();
+    size_t put = bytes > 0 ? fwrite(data, 1, bytes, stdout) : 0;
+    qep_outside_end();
+    return put == bytes ? qep_stdout_flush() : write_failed();
 }
 
 enum qep_status qep_stdout_printf(const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
+    qep_outside_begin();
     int len = vprintf(fmt, ap);
+    qep_outside_end();
     va_end(ap);
     return len < 0 ? write_failed() : QEP_OK;
 }
 
 enum qep_status qep_stdout_flush(void) {
-    if (fflush(stdout) != 0)
+    qep_outside_begin();
+    int failed = fflush(stdout);
+    qep_outside_end();
+    if (failed != 0)
         return write_failed();
     return ferror(stdout) ? qep_fail(QEP_ERR_IO, "stdout: an earlier write failed") : QEP_OK;
 }
 
-enum qep_status qep_stream_wait(int fd, const char *label) {
+static bool wait_readable(int fd) {
     struct pollfd waited = {.fd = fd, .events = POLLIN};
     do {
         int n = poll(&waited, 1, WAIT_MS); /* short: a signal may come just before it */
         if (n > 0 || (n < 0 && errno != EINTR))
-            return QEP_OK; /* what is wrong, the read will say */
+            return true; /* what is wrong, the read will say */
     } while (!qep_temporaries_were_removed());
+    return false;
+}
+
+enum qep_status qep_stream_wait(int fd, const char *label) {
+    qep_outside_begin();
+    bool readable = wait_readable(fd);
+    qep_outside_end();
+    if (readable)
+        return QEP_OK;
     return qep_fail(QEP_ERR_INTERRUPTED, "%s: interrupted while waiting for it", label);
 }
 

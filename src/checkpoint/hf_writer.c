@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/progress.h"
 #include "base/team.h"
 #include "checkpoint/hf_plan.h"
 
@@ -116,6 +117,7 @@ static enum qep_status pwrite_all(const struct file_job *job, const char *data, 
             continue;
         if (put < 0)
             return qep_fail(QEP_ERR_IO, "%s: write failed: %s", job->path, strerror(errno));
+        qep_progress((size_t)put);
         data += put;
         bytes -= (size_t)put;
         offset += (uint64_t)put;

@@ -4,6 +4,7 @@
 #include "checkpoint/random_source.h"
 
 #include "base/mem.h"
+#include "base/progress.h"
 #include "kernels/weight.h"
 
 #include <math.h>
@@ -188,6 +189,7 @@ static enum qep_status read_rows(const void *impl, size_t spec_idx, int64_t row_
                     qep_f32_to_bf16(value_of(s, law, (unsigned)bits & 0xffffu));
             }
     }
+    qep_progress((size_t)num_rows);
     return QEP_OK;
 }
 

@@ -2,6 +2,8 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "dist/drain.h"
+#include "dist/watchdog.h"
 
 #include <inttypes.h>
 #include <sched.h>
@@ -18,6 +20,7 @@ static struct sigaction old_actions[NUM_STOP_SIGNALS];
 static void on_signal(int number) {
     (void)number;
     qep_stop_requested = 1;
+    qep_drain_heard();
 }
 
 void qep_stop_install(void) {
@@ -112,12 +115,15 @@ static void summarise(const char *label, const struct qep_build_options *options
 static enum qep_status run_steps(struct qep_job *job, struct qep_build *build, bool *complete) {
     struct qep_comm *comm = job->comm;
     *complete = false;
+    qep_watchdog_stamp(comm->dog, "preparing the directory", -1, -1);
     enum qep_status st = comm->rank == 0 ? qep_build_prepare(build, complete) : QEP_OK;
     QEP_TRY(qep_comm_agree(comm, st));
     QEP_TRY(comm->ops->bcast(comm, complete, sizeof *complete, 0));
     if (*complete)
         return QEP_OK;
+    qep_watchdog_stamp(comm->dog, "making files", -1, -1);
     QEP_TRY(qep_comm_agree(comm, qep_build_files(build, comm->rank, comm->num_ranks)));
+    qep_watchdog_stamp(comm->dog, "finishing the directory", -1, -1);
     return qep_comm_agree(comm, comm->rank == 0 ? qep_build_finish(build) : QEP_OK);
 }
 

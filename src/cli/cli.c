@@ -2,6 +2,7 @@
 
 #include "cli/command.h"
 #include "dist/drain.h"
+#include "dist/watchdog.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -48,6 +49,10 @@ static enum qep_status run_command(const struct command *command, struct qep_job
                                    char **argv) {
     if (!command->drains)
         qep_drain_uninstall();
+    /* Alone, a command that has no --timeout waits for nobody and may take what it needs. */
+    if (!command->drains && job->comm->num_ranks == 1)
+        qep_watchdog_set_limit(job->comm->dog, 0.0);
+    qep_watchdog_stamp(job->comm->dog, "start: options", -1, -1);
     return command->run(job, argc, argv);
 }
 

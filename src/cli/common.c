@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "cli/command_line.h"
+#include "dist/watchdog.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -65,6 +66,7 @@ enum qep_status qep_common_parse(struct qep_comm *comm, struct qep_common *commo
     QEP_TRY(qep_command_line_read(comm, &line, argc, argv, &common->answered));
     if (common->answered)
         return QEP_OK;
+    qep_watchdog_set_limit(comm->dog, common->engine.timeout_s);
     const char *t = common->transport;
     common->engine.device_transport = strcmp(t, "auto") == 0 || strcmp(t, "self") == 0 ? "auto"
                                       : strcmp(t, "nccl") == 0                         ? "nccl"
@@ -79,28 +81,32 @@ struct player {
     struct qep_comm *comm;
     qep_rank_fn *fn;
     void *arg;
+    double limit_s; /* of its watchdog */
     enum qep_status status;
     char message[QEP_ERROR_MAX];
 };
 
 static void *play(void *p) {
     struct player *me = p;
-    me->status = me->fn(me->comm, me->arg);
+    me->status = qep_watchdog_create(me->comm, me->limit_s, &me->comm->dog);
+    if (me->status == QEP_OK)
+        me->status = me->fn(me->comm, me->arg);
     if (me->status != QEP_OK)
         snprintf(me->message, sizeof me->message, "%s", qep_last_error());
     if (me->status != QEP_OK && !me->comm->failure_shared)
         qep_comm_give_up(me->comm, me->status, "%s", me->message);
+    qep_watchdog_destroy(me->comm->dog);
     qep_comm_destroy(me->comm);
     return NULL;
 }
 
-static enum qep_status launch_threads(int num_ranks, qep_rank_fn *fn, void *arg) {
+static enum qep_status launch_threads(int num_ranks, double limit_s, qep_rank_fn *fn, void *arg) {
     struct qep_comm *comms[MAX_THREAD_RANKS];
     struct player players[MAX_THREAD_RANKS];
     pthread_t threads[MAX_THREAD_RANKS];
     QEP_TRY(qep_comm_threads_create(num_ranks, comms));
     for (int r = 0; r < num_ranks; r++)
-        players[r] = (struct player){.comm = comms[r], .fn = fn, .arg = arg};
+        players[r] = (struct player){.comm = comms[r], .fn = fn, .arg = arg, .limit_s = limit_s};
     for (int r = 1; r < num_ranks; r++)
         if (pthread_create(&threads[r], NULL, play, &players[r]) != 0)
             qep_comm_give_up(comms[0], QEP_ERR_SYSTEM, "cannot start the thread of rank %d", r);
@@ -132,7 +138,10 @@ enum qep_status qep_common_launch(struct qep_comm *comm, const struct qep_common
                       (long long)common->ranks);
     QEP_TRY(qep_comm_agree(comm, st));
     if (threads)
-        return launch_threads(common->ranks > 0 ? (int)common->ranks : 1, fn, arg);
+        qep_watchdog_rest(comm->dog); /* each player has its own */
+    if (threads)
+        return launch_threads(common->ranks > 0 ? (int)common->ranks : 1, common->engine.timeout_s,
+                              fn, arg);
     return fn(comm, arg);
 }
 

@@ -5,6 +5,7 @@
 #include "cli/command.h"
 #include "cli/command_line.h"
 #include "cli/inputs.h"
+#include "dist/watchdog.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -124,6 +125,7 @@ static enum qep_status convert(struct qep_job *job, const struct convert_args *a
         .force = a->force,
         .allow_nan = a->allow_nan,
     };
+    qep_watchdog_stamp(job->comm->dog, "opening the source", -1, -1);
     enum qep_status st = open_inputs(job->comm, a, &recipe, &ckpt);
     if (st == QEP_OK) {
         options.config = qep_checkpoint_config(ckpt);

@@ -8,6 +8,7 @@
 #include "cli/build_cli.h"
 #include "cli/command.h"
 #include "cli/command_line.h"
+#include "dist/watchdog.h"
 #include "model/rank_bytes.h"
 #include "shard/verify.h"
 
@@ -210,11 +211,13 @@ enum qep_status qep_cmd_inspect(struct qep_job *job, int argc, char **argv) {
     QEP_TRY(parse(job->comm, argc, argv, &args));
     if (args.answered)
         return QEP_OK;
+    qep_watchdog_stamp(job->comm->dog, "opening the directory", -1, -1);
     enum qep_status st = qep_comm_agree(job->comm, qep_shard_dir_open(args.dir, &dir));
     if (st == QEP_OK) /* hosts may have different ones by one name */
         st = qep_comm_same(job->comm, "weights (manifest)", qep_shard_dir_info(dir)->identity);
     if (st == QEP_OK)
         st = qep_comm_agree(job->comm, job->comm->rank == 0 ? show(dir, &args) : QEP_OK);
+    qep_watchdog_stamp(job->comm->dog, "verifying", -1, -1);
     if (st == QEP_OK && args.verify)
         st = qep_comm_agree(job->comm, verify(job, dir, &args));
     qep_shard_dir_close(dir);

@@ -2,6 +2,7 @@
 #include "checkpoint/config.h"
 #include "cli/command.h"
 #include "cli/command_line.h"
+#include "dist/watchdog.h"
 #include "engine/generation_config.h"
 #include "shard/side_files.h"
 #include "text/tokenizer.h"
@@ -96,5 +97,6 @@ enum qep_status qep_cmd_reseal(struct qep_job *job, int argc, char **argv) {
     QEP_TRY(parse(job->comm, argc, argv, &args));
     if (args.answered)
         return QEP_OK;
+    qep_watchdog_stamp(job->comm->dog, "resealing", -1, -1);
     return qep_comm_agree(job->comm, job->comm->rank == 0 ? reseal(args.dir) : QEP_OK);
 }

@@ -9,6 +9,7 @@
 #include "cli/run_prompt.h"
 #include "cli/spare.h"
 #include "dist/drain.h"
+#include "dist/watchdog.h"
 #include "engine/generate.h"
 #include "engine/generation_config.h"
 #include "shard/verify.h"
@@ -341,6 +342,7 @@ static enum qep_status coordinate(struct coordinator *c) {
 static enum qep_status run_rank(struct qep_comm *comm, void *arg) {
     struct coordinator c = {.opt = arg};
     enum qep_status st = QEP_OK;
+    qep_watchdog_stamp(comm->dog, "start: prompt", -1, -1);
     if (comm->rank == 0)
         st = prepare(&c);
     QEP_TRY_GOTO(st, done, qep_comm_agree(comm, st));

@@ -7,6 +7,7 @@
 #include "cli/command.h"
 #include "cli/command_line.h"
 #include "cli/inputs.h"
+#include "dist/watchdog.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -124,6 +125,7 @@ static void on_progress(void *arg, uint64_t done, uint64_t total) {
 
 static enum qep_status write_files(struct qep_job *job, struct qep_hf_writer *writer) {
     struct qep_comm *comm = job->comm;
+    qep_watchdog_stamp(comm->dog, "making files", -1, -1);
     enum qep_status st = comm->rank == 0 ? qep_hf_prepare(writer) : QEP_OK;
     QEP_TRY(qep_comm_agree(comm, st));
     for (size_t f = (size_t)comm->rank; st == QEP_OK && f < qep_hf_num_files(writer);
@@ -170,6 +172,7 @@ enum qep_status qep_cmd_synth(struct qep_job *job, int argc, char **argv) {
         return QEP_OK;
     struct synth s = {.args = &args,
                       .num_threads = args.jobs > 0 ? (int)args.jobs : qep_default_jobs(job->comm)};
+    qep_watchdog_stamp(job->comm->dog, "reading the config", -1, -1);
     enum qep_status st = open_inputs(job->comm, &s);
     st = args.recipe != NULL ? make_shards(job, &s, st) : make_checkpoint(job, &s, st);
     qep_random_source_destroy(s.random);

@@ -4,6 +4,7 @@
 #include "base/streams.h"
 #include "cli/command.h"
 #include "cli/command_line.h"
+#include "dist/watchdog.h"
 #include "shard/side_files.h"
 #include "text/text.h"
 
@@ -310,6 +311,7 @@ enum qep_status qep_cmd_tokenize(struct qep_job *job, int argc, char **argv) {
     QEP_TRY(parse(job->comm, &t, argc, argv));
     if (t.answered)
         return QEP_OK;
+    qep_watchdog_stamp(job->comm->dog, "tokenizing", -1, -1);
     enum qep_status st = job->comm->rank == 0 ? tokenize(&t) : QEP_OK;
     qep_text_close(&t.opened);
     qep_bytes_free(&t.line);

@@ -14,6 +14,9 @@
 #include <stdint.h>
 
 struct qep_comm;
+struct qep_watchdog;
+
+enum { QEP_NOTE_BYTES = 256 };
 
 struct qep_comm_ops {
     const char *name; /* self, threads, mpi, nccl */
@@ -27,6 +30,12 @@ struct qep_comm_ops {
     enum qep_status (*allgather)(struct qep_comm *comm, const void *send, void *recv, size_t bytes);
     /* `bytes` at buf from rank `root` to all. */
     enum qep_status (*bcast)(struct qep_comm *comm, void *buf, size_t bytes, int root);
+    /* Notes are short messages beside the collectives, for one thread of each rank at a time
+     * (dist/watchdog.h); between two ranks they come in order. Neither call waits.
+     * note_send: false while an earlier note to that rank is still on its way: try again later.
+     * note_take: false when there is none. NULL in a transport of one rank. */
+    bool (*note_send)(struct qep_comm *comm, int to, const void *note);
+    bool (*note_take)(struct qep_comm *comm, int *from, void *note);
     /* Ends the whole job with exit code `code`; does not return. */
     void (*abort)(struct qep_comm *comm, int code);
     void (*destroy)(struct qep_comm *comm);
@@ -39,9 +48,14 @@ struct qep_comm {
     int local_rank; /* among the ranks of this host */
     int num_local_ranks;
     bool failure_shared; /* set by qep_comm_agree: all ranks failed together and leave together */
-    int waiting_for; /* the rank that this one has been waiting for since long, or -1; the watchdog
-                        reads it from its own thread (atomic builtins) */
+    int waiting_for; /* the rank that this one has been waiting for since long, QEP_WAITING_OTHERS
+                        or QEP_NOT_WAITING; the watchdog reads it from its own thread (atomic
+                        builtins) */
+    struct qep_watchdog *dog; /* whoever creates the comm may give it one, and takes it away before
+                                 destroy; NULL: nobody watches */
 };
+
+enum { QEP_NOT_WAITING = -1, QEP_WAITING_OTHERS = -2 /* it is not known for whom */ };
 
 /* P = 1. */
 enum qep_status qep_comm_self_create(struct qep_comm **out);

@@ -16,6 +16,7 @@ enum qep_status qep_comm_mpi_create(struct qep_comm **out) {
 #include "base/mem.h"
 #include "dist/backoff.h"
 #include "dist/comm_internal.h"
+#include "dist/comm_mpi_notes.h"
 
 #include <mpi.h>
 #include <stdint.h>
@@ -37,6 +38,7 @@ struct transfer {
 struct mpi_comm {
     struct qep_comm base;
     MPI_Comm world; /* our own copy of MPI_COMM_WORLD */
+    struct qep_mpi_notes *notes;
     int spins;
     unsigned long num_ops;
     int tag;          /* of the present operation: what its sends carry, its receives expect */
@@ -171,7 +173,7 @@ static enum qep_status wait_all(struct mpi_comm *comm) {
         }
     }
     if (named)
-        qep_comm_set_waiting_for(&comm->base, -1);
+        qep_comm_set_waiting_for(&comm->base, QEP_NOT_WAITING);
     return QEP_OK;
 }
 
@@ -229,6 +231,14 @@ static enum qep_status mpi_bcast(struct qep_comm *base, void *buf, size_t bytes,
     return wait_all(comm);
 }
 
+static bool mpi_note_send(struct qep_comm *comm, int to, const void *note) {
+    return qep_mpi_notes_send(((struct mpi_comm *)comm)->notes, to, note);
+}
+
+static bool mpi_note_take(struct qep_comm *comm, int *from, void *note) {
+    return qep_mpi_notes_take(((struct mpi_comm *)comm)->notes, from, note);
+}
+
 static void mpi_abort(struct qep_comm *comm, int code) {
     (void)comm;
     qep_comm_flush_stdout();
@@ -239,6 +249,7 @@ static void mpi_abort(struct qep_comm *comm, int code) {
 static void mpi_destroy(struct qep_comm *base) {
     struct mpi_comm *comm = (struct mpi_comm *)base;
     qep_comm_barrier(base); /* MPI_Finalize waits too, but spins */
+    qep_mpi_notes_destroy(comm->notes);
     MPI_Comm_free(&comm->world);
     free_arrays(comm);
     free(comm);
@@ -250,6 +261,8 @@ static const struct qep_comm_ops mpi_ops = {
     .alltoallv = mpi_alltoallv,
     .allgather = mpi_allgather,
     .bcast = mpi_bcast,
+    .note_send = mpi_note_send,
+    .note_take = mpi_note_take,
     .abort = mpi_abort,
     .destroy = mpi_destroy,
 };
@@ -297,11 +310,11 @@ static enum qep_status setup(struct mpi_comm *comm) {
     MPI_Comm_set_errhandler(comm->world, MPI_ERRORS_RETURN);
     comm->base.ops = &mpi_ops;
     comm->base.num_ranks = num_ranks;
-    comm->base.waiting_for = -1;
+    comm->base.waiting_for = QEP_NOT_WAITING;
     QEP_TRY(mpi_check(MPI_Comm_rank(comm->world, &comm->base.rank), "MPI_Comm_rank"));
     QEP_TRY(find_local_rank(comm));
     comm->spins = qep_backoff_spins(comm->base.num_local_ranks);
-    return QEP_OK;
+    return qep_mpi_notes_create(comm->world, &comm->notes);
 }
 
 enum qep_status qep_comm_mpi_create(struct qep_comm **out) {
@@ -324,6 +337,7 @@ enum qep_status qep_comm_mpi_create(struct qep_comm **out) {
         *out = &comm->base;
         return QEP_OK;
     }
+    qep_mpi_notes_destroy(comm->notes);
     if (comm->world != MPI_COMM_NULL)
         MPI_Comm_free(&comm->world);
     free(comm);

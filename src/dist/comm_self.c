@@ -53,7 +53,7 @@ enum qep_status qep_comm_self_create(struct qep_comm **out) {
     comm->ops = &ops;
     comm->num_ranks = 1;
     comm->num_local_ranks = 1;
-    comm->waiting_for = -1;
+    comm->waiting_for = QEP_NOT_WAITING;
     *out = comm;
     return QEP_OK;
 }

@@ -4,13 +4,16 @@
  *
  *   rank p: slot.view = {send, bytes, offsets}; slot.taken = 0; slot.op = n (release)
  *           for every q that sends to p: wait slot[q].op == n (acquire); copy; slot[q].taken += 1
- *           wait slot[p].taken == the number of takers */
+ *           wait slot[p].taken == the number of takers
+ *
+ * Notes go through a box of each receiver. */
 #include "dist/comm.h"
 
 #include "base/mem.h"
 #include "dist/backoff.h"
 #include "dist/comm_internal.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,11 +30,23 @@ struct slot {
     _Alignas(64) atomic_int taken;
 };
 
+/* Notes for one rank, oldest first. */
+enum { NOTES_PER_PAIR = 4 };
+struct box {
+    pthread_mutex_t lock;
+    int num_notes;
+    struct boxed {
+        int from;
+        char note[QEP_NOTE_BYTES];
+    } * notes; /* [NOTES_PER_PAIR * num_ranks] */
+};
+
 struct world {
     int num_ranks;
     int spins;
     atomic_int num_alive;
     struct slot *slots; /* [num_ranks] */
+    struct box *boxes;  /* [num_ranks] */
 };
 
 struct threads_comm {
@@ -46,12 +61,24 @@ static void begin(struct threads_comm *comm, enum qep_comm_op op) {
     comm->tag = qep_comm_op_tag(op, comm->num_ops);
 }
 
+/* A rank that has not come to this operation yet. */
+static int late_rank(const struct threads_comm *comm) {
+    for (int p = 0; p < comm->base.num_ranks; p++)
+        if (atomic_load_explicit(&comm->world->slots[p].op, memory_order_relaxed) < comm->num_ops)
+            return p;
+    return QEP_WAITING_OTHERS;
+}
+
 static void wait_taken(struct threads_comm *comm, int num_takers) {
     struct slot *mine = &comm->world->slots[comm->base.rank];
     struct qep_backoff backoff;
     qep_backoff_init(&backoff, comm->world->spins);
-    while (atomic_load_explicit(&mine->taken, memory_order_acquire) < num_takers)
+    while (atomic_load_explicit(&mine->taken, memory_order_acquire) < num_takers) {
         qep_backoff_wait(&backoff);
+        if (qep_backoff_is_long(&backoff))
+            qep_comm_set_waiting_for(&comm->base, late_rank(comm));
+    }
+    qep_comm_set_waiting_for(&comm->base, QEP_NOT_WAITING);
 }
 
 static void publish(struct threads_comm *comm, const void *send, const size_t *bytes,
@@ -78,7 +105,7 @@ static enum qep_status take(struct threads_comm *comm, int peer, char *recv, siz
         if (qep_backoff_is_long(&backoff))
             qep_comm_set_waiting_for(&comm->base, peer);
     }
-    qep_comm_set_waiting_for(&comm->base, -1);
+    qep_comm_set_waiting_for(&comm->base, QEP_NOT_WAITING);
     if (op > comm->num_ops) /* gone on: it had nothing for us */
         return qep_comm_size_mismatch(&comm->base, peer, 0, expected);
     size_t sent = theirs->bytes != NULL ? theirs->bytes[me] : theirs->same_bytes;
@@ -148,6 +175,33 @@ static enum qep_status threads_bcast(struct qep_comm *base, void *buf, size_t by
     return QEP_OK;
 }
 
+static bool threads_note_send(struct qep_comm *base, int to, const void *note) {
+    struct box *box = &((struct threads_comm *)base)->world->boxes[to];
+    pthread_mutex_lock(&box->lock);
+    bool room = box->num_notes < NOTES_PER_PAIR * base->num_ranks;
+    if (room) {
+        struct boxed *boxed = &box->notes[box->num_notes++];
+        boxed->from = base->rank;
+        memcpy(boxed->note, note, sizeof boxed->note);
+    }
+    pthread_mutex_unlock(&box->lock);
+    return room;
+}
+
+static bool threads_note_take(struct qep_comm *base, int *from, void *note) {
+    struct box *box = &((struct threads_comm *)base)->world->boxes[base->rank];
+    pthread_mutex_lock(&box->lock);
+    bool found = box->num_notes > 0;
+    if (found) {
+        *from = box->notes[0].from;
+        memcpy(note, box->notes[0].note, QEP_NOTE_BYTES);
+        box->num_notes--;
+        memmove(box->notes, box->notes + 1, (size_t)box->num_notes * sizeof *box->notes);
+    }
+    pthread_mutex_unlock(&box->lock);
+    return found;
+}
+
 static void threads_abort(struct qep_comm *comm, int code) {
     (void)comm;
     qep_comm_flush_stdout();
@@ -155,8 +209,14 @@ static void threads_abort(struct qep_comm *comm, int code) {
 }
 
 static void world_destroy(struct world *world) {
-    if (world != NULL)
-        free(world->slots);
+    if (world == NULL)
+        return;
+    for (int r = 0; world->boxes != NULL && r < world->num_ranks; r++) {
+        pthread_mutex_destroy(&world->boxes[r].lock);
+        free(world->boxes[r].notes);
+    }
+    free(world->boxes);
+    free(world->slots);
     free(world);
 }
 
@@ -172,9 +232,22 @@ static const struct qep_comm_ops threads_ops = {
     .alltoallv = threads_alltoallv,
     .allgather = threads_allgather,
     .bcast = threads_bcast,
+    .note_send = threads_note_send,
+    .note_take = threads_note_take,
     .abort = threads_abort,
     .destroy = threads_destroy,
 };
+
+static enum qep_status create_boxes(struct world *world) {
+    size_t n = (size_t)world->num_ranks;
+    QEP_TRY(qep_calloc(n, sizeof *world->boxes, "transport", (void **)&world->boxes));
+    for (size_t r = 0; r < n; r++)
+        pthread_mutex_init(&world->boxes[r].lock, NULL);
+    for (size_t r = 0; r < n; r++)
+        QEP_TRY(qep_alloc(NOTES_PER_PAIR * n, sizeof(struct boxed), "transport",
+                          (void **)&world->boxes[r].notes));
+    return QEP_OK;
+}
 
 static enum qep_status world_create(int num_ranks, struct world **out) {
     struct world *world = NULL;
@@ -191,6 +264,7 @@ static enum qep_status world_create(int num_ranks, struct world **out) {
         atomic_init(&world->slots[r].op, 0);
         atomic_init(&world->slots[r].taken, 0);
     }
+    QEP_TRY_GOTO(st, done, create_boxes(world));
     *out = world;
     world = NULL;
 done:
@@ -215,7 +289,7 @@ enum qep_status qep_comm_threads_create(int num_ranks, struct qep_comm **out) {
                                        .num_ranks = num_ranks,
                                        .local_rank = r,
                                        .num_local_ranks = num_ranks,
-                                       .waiting_for = -1};
+                                       .waiting_for = QEP_NOT_WAITING};
         comm->world = world;
         out[r] = &comm->base;
     }

@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "dist/backoff.h"
+#include "dist/comm_internal.h"
 #include "dist/device_comm_internal.h"
 
 #include <stdio.h>
@@ -64,11 +65,15 @@ static enum qep_status wait_until(struct qep_device_comm *dc,
         QEP_TRY(query(ctx, &done));
         QEP_TRY(dc->ops->poll_errors(dc));
         if (done)
-            return QEP_OK;
+            break;
         if (timeout_s > 0.0 && backoff.waited_s > timeout_s)
             return qep_fail(QEP_ERR_INTERRUPTED, "no progress for %g s in %s", timeout_s, what);
         qep_backoff_wait(&backoff);
+        if (qep_backoff_is_long(&backoff))
+            qep_comm_set_waiting_for(dc->comm, QEP_WAITING_OTHERS);
     }
+    qep_comm_set_waiting_for(dc->comm, QEP_NOT_WAITING);
+    return QEP_OK;
 }
 
 enum qep_status qep_device_wait_idle(struct qep_device_comm *dc, double timeout_s,

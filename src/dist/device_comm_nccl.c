@@ -25,6 +25,7 @@ enum qep_status qep_device_comm_nccl_create(struct qep_comm *comm,
 
 #include "base/mem.h"
 #include "dist/backoff.h"
+#include "dist/comm_internal.h"
 
 #ifdef QEP_CUDA_EMU
 #include "cuda_emu/nccl.h"
@@ -145,14 +146,18 @@ static enum qep_status settle(struct nccl_comm *nc, const char *call, ncclResult
         if (r != ncclSuccess)
             return fail_call(nc, "ncclCommGetAsyncError", r);
         if (async == ncclSuccess)
-            return QEP_OK;
+            break;
         if (async != ncclInProgress)
             return fail_call(nc, call, async);
         if (nc->timeout_s > 0.0 && backoff.waited_s > nc->timeout_s)
             return qep_fail(QEP_ERR_INTERRUPTED, "no progress for %g s in %s: not all ranks joined",
                             nc->timeout_s, call);
         qep_backoff_wait(&backoff);
+        if (qep_backoff_is_long(&backoff))
+            qep_comm_set_waiting_for(nc->base.comm, QEP_WAITING_OTHERS);
     }
+    qep_comm_set_waiting_for(nc->base.comm, QEP_NOT_WAITING);
+    return QEP_OK;
 }
 
 static cudaStream_t stream_of(const struct nccl_comm *nc) {

@@ -4,12 +4,17 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 static const int signals[] = {SIGUSR1, SIGTERM, SIGINT, SIGHUP};
 enum { NUM_SIGNALS = sizeof signals / sizeof signals[0] };
 static struct sigaction before[NUM_SIGNALS];
 static volatile sig_atomic_t requested;
+static atomic_bool heard, by_peer;
+static atomic_llong asked_ns; /* when a person or launcher first did, 0: not yet */
 
 /* nohup, and what a shell script runs in the background, ignore these on purpose; the others are
  * sent to whom they mean. */
@@ -17,9 +22,29 @@ static bool is_left(size_t i) {
     return (signals[i] == SIGHUP || signals[i] == SIGINT) && before[i].sa_handler == SIG_IGN;
 }
 
+/* Sooner, it is the same one told twice: timeout(1) signals its child and then its child's group,
+ * a launcher hands on what its own group was sent. */
+#define SECOND_NS 500000000LL
+
+/* Is this the second time that somebody wants the end? A scheduler's SIGUSR1 only announces one. */
+static bool is_second(int number) {
+    struct timespec now;
+    long long first = 0;
+    if ((number != SIGTERM && number != SIGINT) || atomic_exchange(&by_peer, false))
+        return false;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    long long now_ns = now.tv_sec * 1000000000LL + now.tv_nsec;
+    return !atomic_compare_exchange_strong(&asked_ns, &first, now_ns) &&
+           now_ns - first >= SECOND_NS;
+}
+
 static void on_signal(int signal_number) {
-    (void)signal_number;
+    if (is_second(signal_number)) {
+        signal(signal_number, SIG_DFL);
+        raise(signal_number); /* comes when this returns */
+    }
     requested = 1;
+    atomic_store(&heard, true);
     qep_temporaries_remove(); /* a launcher kills a second later, whatever we wait for */
 }
 
@@ -47,4 +72,21 @@ void qep_drain_uninstall(void) {
 
 bool qep_drain_requested(void) {
     return requested != 0;
+}
+
+void qep_drain_heard(void) {
+    atomic_store(&heard, true);
+}
+
+bool qep_drain_was_heard(void) {
+    return atomic_load(&heard);
+}
+
+/* A signal of its own, not only the flag: it interrupts what waits, and whatever handles SIGTERM at
+ * this moment is asked. */
+void qep_drain_from_peer(void) {
+    if (atomic_exchange(&heard, true))
+        return;
+    atomic_store(&by_peer, true);
+    kill(getpid(), SIGTERM);
 }

@@ -10,12 +10,24 @@
 #include <stdbool.h>
 
 /* Installs the handlers, process-wide. Blocking reads are interrupted (EINTR). A second SIGINT ends
- * the process at once, as without a handler. */
+ * the process at once, as without a handler; so does a SIGTERM that comes half a second or more
+ * after the first of either. */
 enum qep_status qep_drain_install(void);
 
 /* Back to the default actions, for commands that do not look at the flag. */
 void qep_drain_uninstall(void);
 
 bool qep_drain_requested(void); /* async-signal-safe */
+
+/* ---- for the other ranks to hear of it: the watchdogs carry it (dist/watchdog.h) ---- */
+
+/* Another handler's word that the process was asked to stop. Async-signal-safe. */
+void qep_drain_heard(void);
+
+bool qep_drain_was_heard(void); /* by these handlers, or as above */
+
+/* Another rank was asked to stop: as if this process had been, whoever handles that now. Does
+ * nothing when it was heard before, and does not count as the first of two. */
+void qep_drain_from_peer(void);
 
 #endif

@@ -1,61 +1,24 @@
-/* All ranks of a job stall together when one of them does, so their watchdogs are staggered by
- * rank: the lowest rank that still runs speaks and ends the job before the next one's time comes.
- */
+/* The thread of a rank: looks a few times a second whether the rank moves, answers its peers, and
+ * asks them when it does not move. */
 #include "dist/watchdog.h"
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "base/mem.h"
+#include "base/progress.h"
+#include "dist/watchdog_internal.h"
 
 #include <errno.h>
-#include <pthread.h>
+#include <float.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { MAX_STAGGER = 8 };
-#define STAGGER_S 1.0
-#define MAX_PERIOD_S 0.25
-
-struct qep_watchdog {
-    struct qep_comm *comm;
-    double timeout_s; /* as asked for, shown in the message */
-    double deadline_s;
-    double period_s;
-    pthread_t thread;
-    pthread_mutex_t lock; /* for stop */
-    pthread_cond_t wake;
-    bool stop;
-    /* The stamp; `count` moves last. */
-    _Atomic(const char *) phase;
-    atomic_int layer;
-    atomic_long step;
-    atomic_bool resting;
-    atomic_ulong count;
-};
-
-static _Noreturn void fire(struct qep_watchdog *dog) {
-    char layer_text[32] = "", step_text[32] = "", peer_text[48] = "";
-    int layer = atomic_load(&dog->layer);
-    long step = atomic_load(&dog->step);
-    int peer = __atomic_load_n(&dog->comm->waiting_for, __ATOMIC_RELAXED);
-    if (layer >= 0)
-        snprintf(layer_text, sizeof layer_text, ", layer %d", layer);
-    if (step >= 0)
-        snprintf(step_text, sizeof step_text, ", step %ld", step);
-    if (peer >= 0)
-        snprintf(peer_text, sizeof peer_text, ", waiting for rank %d", peer);
-    qep_comm_give_up(dog->comm, QEP_ERR_INTERRUPTED, "no progress for %g s in %s%s%s%s",
-                     dog->timeout_s, atomic_load(&dog->phase), layer_text, step_text, peer_text);
-}
 
 /* Waits a period; true when the dog is to stop. */
 static bool wait_period(struct qep_watchdog *dog) {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    double ns = (double)until.tv_nsec + dog->period_s * 1e9;
+    double ns = (double)until.tv_nsec + dog->limits.period_s * 1e9;
     until.tv_sec += (time_t)(ns / 1e9);
     until.tv_nsec = (long)ns % 1000000000L;
     pthread_mutex_lock(&dog->lock);
@@ -67,25 +30,84 @@ static bool wait_period(struct qep_watchdog *dog) {
     return stop;
 }
 
+/* Seconds since the last look, at most two periods: a process that was stopped and goes on (job
+ * suspension, a debugger) has lost no time. */
+static double step_of(struct qep_watchdog *dog) {
+    double now_s = qep_now_s(), step_s = now_s - dog->last_s;
+    dog->last_s = now_s;
+    return step_s < 2.0 * dog->limits.period_s ? step_s : 2.0 * dog->limits.period_s;
+}
+
+static void take_limit(struct qep_watchdog *dog) {
+    double limit_s = atomic_load(&dog->limit_s);
+    if (limit_s != dog->limits.limit_s)
+        dog->limits = qep_dog_limits(limit_s);
+}
+
+static void describe_self(struct qep_watchdog *dog) {
+    struct dog_state *me = &dog->peers[dog->comm->rank].state;
+    snprintf(me->phase, sizeof me->phase, "%s", atomic_load(&dog->phase));
+    me->layer = atomic_load(&dog->layer);
+    me->step = atomic_load(&dog->step);
+    me->waiting_for = __atomic_load_n(&dog->comm->waiting_for, __ATOMIC_RELAXED);
+    me->age_s = dog->still_s;
+}
+
+static void count_time(struct qep_watchdog *dog, double step_s) {
+    uint64_t count = atomic_load(&dog->count) + qep_progress_count();
+    bool moves = count != dog->seen || atomic_load(&dog->resting) || qep_is_outside();
+    dog->seen = count;
+    dog->still_s = moves ? 0.0 : dog->still_s + step_s;
+    if (moves)
+        dog->ask_at_s = 0.0; /* the limit's */
+    if (moves)
+        dog->handed_s = -1.0;
+    else if (dog->handed_s >= 0.0)
+        dog->handed_s += step_s;
+    for (int p = 0; p < dog->comm->num_ranks; p++)
+        if (dog->peers[p].asked)
+            dog->peers[p].silent_s += step_s;
+}
+
+static void new_question(struct qep_watchdog *dog) {
+    dog->question++;
+    for (int p = 0; p < dog->comm->num_ranks; p++)
+        dog->peers[p].fresh = p == dog->comm->rank;
+    dog->ask_at_s = DBL_MAX;
+}
+
+/* This rank is late. */
+static void inquire(struct qep_watchdog *dog) {
+    struct dog_finding finding;
+    if (dog->ask_at_s < DBL_MAX)
+        new_question(dog);
+    qep_dog_ask(dog);
+    qep_dog_judge(dog->peers, dog->comm->num_ranks, dog->comm->rank, &dog->limits, &finding);
+    if (finding.verdict == DOG_MOVING) {
+        double again_s = finding.again_s;
+        dog->ask_at_s =
+            dog->still_s + (again_s > dog->limits.period_s ? again_s : dog->limits.period_s);
+    } else if (finding.verdict != DOG_UNKNOWN) {
+        qep_dog_speak(dog, &finding);
+    }
+}
+
+static bool is_late(const struct qep_watchdog *dog) {
+    if (!(dog->limits.limit_s > 0.0) || dog->still_s < dog->limits.late_s)
+        return false;
+    return dog->ask_at_s == DBL_MAX || dog->still_s >= dog->ask_at_s;
+}
+
 static void *watch(void *arg) {
     struct qep_watchdog *dog = arg;
-    unsigned long seen = atomic_load(&dog->count);
-    double still_s = 0.0, last_s = qep_now_s();
     while (!wait_period(dog)) {
-        double now_s = qep_now_s();
-        unsigned long count = atomic_load(&dog->count);
-        if (count != seen || atomic_load(&dog->resting)) {
-            seen = count;
-            still_s = 0.0;
-        } else {
-            /* At most two periods count per tick: a process that was stopped and goes on (job
-             * suspension, a debugger) has lost no time. */
-            double step_s = now_s - last_s;
-            still_s += step_s < 2.0 * dog->period_s ? step_s : 2.0 * dog->period_s;
-        }
-        last_s = now_s;
-        if (still_s >= dog->deadline_s)
-            fire(dog);
+        take_limit(dog);
+        count_time(dog, step_of(dog));
+        describe_self(dog);
+        qep_dog_read_notes(dog);
+        qep_dog_carry(dog);
+        if (is_late(dog))
+            inquire(dog);
     }
     return NULL;
 }
@@ -112,26 +134,36 @@ static void init_sync(struct qep_watchdog *dog) {
 static void free_dog(struct qep_watchdog *dog) {
     pthread_cond_destroy(&dog->wake);
     pthread_mutex_destroy(&dog->lock);
+    free(dog->peers);
     free(dog);
 }
 
-enum qep_status qep_watchdog_create(struct qep_comm *comm, double timeout_s,
-                                    struct qep_watchdog **out) {
-    struct qep_watchdog *dog = NULL;
-    *out = NULL;
-    if (!(timeout_s > 0.0))
-        return QEP_OK;
-    QEP_TRY(qep_calloc(1, sizeof *dog, "watchdog", (void **)&dog));
-    int stagger = comm->rank < MAX_STAGGER ? comm->rank : MAX_STAGGER;
+static void init_state(struct qep_watchdog *dog, struct qep_comm *comm, double limit_s) {
     dog->comm = comm;
-    dog->timeout_s = timeout_s;
-    dog->deadline_s = timeout_s + STAGGER_S * stagger;
-    dog->period_s = timeout_s / 8.0 < MAX_PERIOD_S ? timeout_s / 8.0 : MAX_PERIOD_S;
+    dog->limits = qep_dog_limits(limit_s);
+    dog->last_s = qep_now_s();
+    dog->handed_s = -1.0;
+    atomic_init(&dog->limit_s, limit_s);
     atomic_init(&dog->phase, "start");
     atomic_init(&dog->layer, -1);
     atomic_init(&dog->step, -1);
     atomic_init(&dog->resting, false);
     atomic_init(&dog->count, 0);
+    dog->peers[comm->rank].fresh = true;
+}
+
+enum qep_status qep_watchdog_create(struct qep_comm *comm, double limit_s,
+                                    struct qep_watchdog **out) {
+    struct qep_watchdog *dog = NULL;
+    *out = NULL;
+    QEP_TRY(qep_calloc(1, sizeof *dog, "watchdog", (void **)&dog));
+    enum qep_status st =
+        qep_calloc((size_t)comm->num_ranks, sizeof *dog->peers, "watchdog", (void **)&dog->peers);
+    if (st != QEP_OK) {
+        free(dog);
+        return st;
+    }
+    init_state(dog, comm, limit_s);
     init_sync(dog);
     int rc = start_thread(dog);
     if (rc != 0) {
@@ -142,14 +174,25 @@ enum qep_status qep_watchdog_create(struct qep_comm *comm, double timeout_s,
     return QEP_OK;
 }
 
+void qep_watchdog_set_limit(struct qep_watchdog *dog, double limit_s) {
+    if (dog == NULL)
+        return;
+    atomic_store(&dog->limit_s, limit_s);
+    atomic_fetch_add(&dog->count, 1);
+}
+
+/* The barrier comes first: until the slowest rank is here it is watched as ever. */
 void qep_watchdog_destroy(struct qep_watchdog *dog) {
     if (dog == NULL)
         return;
+    qep_watchdog_stamp(dog, "end", -1, -1);
+    qep_comm_barrier(dog->comm);
     pthread_mutex_lock(&dog->lock);
     dog->stop = true;
     pthread_cond_signal(&dog->wake);
     pthread_mutex_unlock(&dog->lock);
     pthread_join(dog->thread, NULL);
+    qep_dog_part(dog);
     free_dog(dog);
 }
 

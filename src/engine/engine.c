@@ -27,7 +27,6 @@ enum qep_status qep_engine_create(struct qep_comm *comm, const struct qep_engine
 void qep_engine_destroy(struct qep_engine *e) {
     if (e == NULL)
         return;
-    qep_watchdog_destroy(e->dog);
     /* Peers may be lost: ending the transport would wait for them, and find errors of its own. */
     if (e->broken && e->dc != NULL && e->comm->num_ranks > 1)
         return;
@@ -64,7 +63,7 @@ struct qep_comm *qep_engine_comm(const struct qep_engine *e) {
 enum qep_status qep_engine_step(struct qep_engine *e, struct qep_plan *plan,
                                 qep_logits_fn *on_logits, void *ctx) {
     plan->step = e->step++;
-    qep_watchdog_stamp(e->dog, "plan", -1, (long)plan->step);
+    qep_watchdog_stamp(e->comm->dog, "plan", -1, (long)plan->step);
     enum qep_status st = qep_wire_broadcast(e->comm, plan);
     if (st == QEP_OK)
         st = qep_model_forward(e->model, plan, on_logits, ctx);
@@ -75,7 +74,7 @@ enum qep_status qep_engine_step(struct qep_engine *e, struct qep_plan *plan,
 enum qep_status qep_engine_probe(struct qep_engine *e, struct qep_plan *plan, bool *found,
                                  struct qep_nonfinite *out) {
     plan->step = e->step++;
-    qep_watchdog_stamp(e->dog, "plan", -1, (long)plan->step);
+    qep_watchdog_stamp(e->comm->dog, "plan", -1, (long)plan->step);
     enum qep_status st = qep_wire_broadcast(e->comm, plan);
     if (st == QEP_OK)
         st = qep_model_probe(e->model, plan, found, out);
@@ -89,7 +88,7 @@ int32_t qep_engine_decode_capacity(const struct qep_engine *e) {
 
 enum qep_status qep_engine_decode(struct qep_engine *e, struct qep_plan *plan, float *row) {
     plan->step = e->step++;
-    qep_watchdog_stamp(e->dog, "plan", -1, (long)plan->step);
+    qep_watchdog_stamp(e->comm->dog, "plan", -1, (long)plan->step);
     enum qep_status st = qep_wire_broadcast(e->comm, plan);
     if (st == QEP_OK)
         st = qep_model_decode(e->model, plan, row);
@@ -98,7 +97,7 @@ enum qep_status qep_engine_decode(struct qep_engine *e, struct qep_plan *plan, f
 }
 
 enum qep_status qep_engine_decode_take(struct qep_engine *e, int32_t *tokens) {
-    qep_watchdog_stamp(e->dog, "decode", -1, (long)e->step);
+    qep_watchdog_stamp(e->comm->dog, "decode", -1, (long)e->step);
     enum qep_status st = qep_model_decode_take(e->model, tokens);
     e->broken = st != QEP_OK;
     return st;
@@ -112,20 +111,18 @@ static enum qep_status send_kind(struct qep_engine *e, enum qep_plan_kind kind) 
     struct qep_plan plan;
     qep_plan_init(&plan);
     qep_plan_clear(&plan, kind, e->step++);
-    qep_watchdog_stamp(e->dog, "plan", -1, (long)plan.step);
+    qep_watchdog_stamp(e->comm->dog, "plan", -1, (long)plan.step);
     return qep_wire_broadcast(e->comm, &plan);
 }
 
 enum qep_status qep_engine_idle(struct qep_engine *e) {
     QEP_TRY(send_kind(e, QEP_PLAN_IDLE));
-    qep_watchdog_rest(e->dog);
+    qep_watchdog_rest(e->comm->dog);
     return QEP_OK;
 }
 
 enum qep_status qep_engine_stop(struct qep_engine *e) {
-    QEP_TRY(send_kind(e, QEP_PLAN_STOP));
-    qep_watchdog_rest(e->dog);
-    return QEP_OK;
+    return send_kind(e, QEP_PLAN_STOP);
 }
 
 /* What a worker does with a plan of work. */
@@ -148,14 +145,13 @@ enum qep_status qep_engine_serve(struct qep_engine *e) {
         if (plan.kind == QEP_PLAN_STOP)
             break;
         if (plan.kind == QEP_PLAN_IDLE) {
-            qep_watchdog_rest(e->dog);
+            qep_watchdog_rest(e->comm->dog);
             continue;
         }
-        qep_watchdog_stamp(e->dog, "plan", -1, (long)plan.step);
+        qep_watchdog_stamp(e->comm->dog, "plan", -1, (long)plan.step);
         QEP_TRY_GOTO(st, done, follow(e, &plan));
-        qep_watchdog_stamp(e->dog, "waiting for a plan", -1, (long)plan.step);
+        qep_watchdog_stamp(e->comm->dog, "waiting for a plan", -1, (long)plan.step);
     }
-    qep_watchdog_rest(e->dog);
 done:
     e->broken = st != QEP_OK;
     qep_plan_free(&plan);

@@ -17,7 +17,6 @@ struct qep_engine {
     struct qep_device_comm *dc; /* NULL on host backends */
     struct qep_placement *placement;
     struct qep_model *model;
-    struct qep_watchdog *dog;
     enum qep_activations activations;
     enum qep_kv_type kv_type;
     enum qep_attention_mode attention;

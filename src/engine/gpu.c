@@ -135,9 +135,9 @@ enum qep_status engine_connect_gpus(struct qep_engine *e) {
         return QEP_OK;
     QEP_TRY(count_sharers(e));
     struct qep_device_memory memory = engine_device_memory(e->be, &e->gpu);
-    qep_watchdog_rest(e->dog); /* joining has a deadline of its own */
+    qep_watchdog_rest(e->comm->dog); /* joining has a deadline of its own */
     QEP_TRY(qep_device_comm_create(e->comm, &memory, transport, e->options.timeout_s, &e->dc));
-    qep_watchdog_stamp(e->dog, "connecting GPUs", -1, 0);
+    qep_watchdog_stamp(e->comm->dog, "start: connecting GPUs", -1, -1);
     if (strcmp(e->dc->ops->name, "self") != 0)
         QEP_TRY(warm_up(e));
     if (strcmp(e->dc->ops->name, "nccl") == 0) {
@@ -146,7 +146,6 @@ enum qep_status engine_connect_gpus(struct qep_engine *e) {
         /* Its buffers are there now: what is free is less. */
         QEP_TRY(qep_comm_agree(e->comm, qep_backend_cuda_device(e->be, &e->gpu)));
     }
-    qep_watchdog_rest(e->dog); /* loading takes its time */
     if (e->comm->rank == 0 && strcmp(e->dc->ops->name, "self") != 0)
         qep_info("between GPUs: %s (%s)", e->dc->ops->name, e->dc->detail);
     return QEP_OK;

@@ -137,19 +137,26 @@ static enum qep_status open_model(struct qep_engine *e) {
                              : qep_shard_dir_open(e->options.model, &e->dir);
 }
 
+static void enter(const struct qep_engine *e, const char *phase) {
+    qep_watchdog_stamp(e->comm->dog, phase, -1, -1);
+}
+
 enum qep_status engine_start(struct qep_engine *e) {
     const char *isa = NULL;
+    enter(e, "start: options");
     QEP_TRY(compare_options(e));
     QEP_TRY(qep_comm_agree(e->comm, check_options(e)));
+    enter(e, "start: opening the directory");
     QEP_TRY(qep_comm_agree(e->comm, open_model(e)));
     QEP_TRY(qep_comm_same(e->comm, "weights (manifest)", qep_shard_dir_info(e->dir)->identity));
+    enter(e, "start: CPUs");
     QEP_TRY(engine_choose_backend(e));
     QEP_TRY(agree_isa(e, &isa));
     QEP_TRY(qep_comm_agree(e->comm, start_cpus(e)));
+    enter(e, "start: backend");
     QEP_TRY(qep_comm_agree(e->comm, start_backend(e, isa)));
-    QEP_TRY(qep_comm_agree(e->comm, qep_watchdog_create(e->comm, e->options.timeout_s, &e->dog)));
-    qep_watchdog_rest(e->dog); /* until the first step, but for what engine_connect_gpus sends */
     QEP_TRY(engine_connect_gpus(e));
+    enter(e, "start: placement");
     QEP_TRY(choose_attention(e));
     e->facts.recipe = qep_shard_dir_info(e->dir)->recipe;
     if (e->facts.transport == NULL)
@@ -159,7 +166,9 @@ enum qep_status engine_start(struct qep_engine *e) {
                                                 e->attention, &e->placement)));
     QEP_TRY(engine_choose_ctx(e));
     QEP_TRY(qep_comm_agree(e->comm, engine_check_gpu_memory(e)));
+    enter(e, "loading");
     QEP_TRY(qep_comm_agree(e->comm, load_model(e)));
-    qep_model_set_watchdog(e->model, e->dog);
+    qep_model_set_watchdog(e->model, e->comm->dog);
+    enter(e, "ready");
     return QEP_OK;
 }

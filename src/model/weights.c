@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "dist/drain.h"
 #include "kernels/device_ops.h"
 
 #include <pthread.h>
@@ -375,7 +376,9 @@ static void work(void *arg, int thread_idx, int num_threads) {
         size_t i = atomic_fetch_add(&ld->next, 1);
         if (i >= ld->num_jobs)
             return;
-        enum qep_status st = run_job(ld, &ld->jobs[i]);
+        enum qep_status st = qep_drain_requested()
+                                 ? qep_fail(QEP_ERR_INTERRUPTED, "interrupted while loading")
+                                 : run_job(ld, &ld->jobs[i]);
         if (st == QEP_OK)
             continue;
         pthread_mutex_lock(&ld->lock);

@@ -1,6 +1,7 @@
 #include "shard/random.h"
 
 #include "base/mem.h"
+#include "base/progress.h"
 #include "checkpoint/random_source.h"
 #include "quant/quantize.h"
 
@@ -195,5 +196,6 @@ enum qep_status qep_random_tensors_load(const struct qep_random_tensors *t, size
         st = fill_plain(t, spec_idx, out);
     if (st != QEP_OK)
         qep_host_weight_free(out);
+    qep_progress((size_t)out->rows);
     return st;
 }

@@ -96,7 +96,7 @@ static enum qep_status write_index(struct qep_seekable_writer *w, uint64_t *inde
 enum qep_status qep_seekable_finish(struct qep_seekable_writer *writer,
                                     struct qep_file_identity *out) {
     enum qep_status st = write_index(writer, &out->index_hash);
-    if (st == QEP_OK && fsync(writer->fd) != 0 && errno != EINVAL)
+    if (st == QEP_OK && qep_file_sync(writer->fd) != 0 && errno != EINVAL)
         st = qep_fail(QEP_ERR_IO, "%s: fsync failed: %s", writer->path, strerror(errno));
     XXH128_canonical_t canonical;
     XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(writer->whole));

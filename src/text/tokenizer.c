@@ -1,5 +1,6 @@
 #include "text/tokenizer.h"
 
+#include "base/progress.h"
 #include "text/bpe.h"
 #include "text/detokenizer.h"
 #include "text/nfc.h"
@@ -77,6 +78,7 @@ static enum qep_status encode_words(struct encode *e, const char *text, size_t l
         size_t word_len = piece.end - piece.begin;
         if (word_len == 0)
             return QEP_OK;
+        qep_progress(word_len);
         const char *word = text + piece.begin;
         if (tok->ignore_merges) {
             e->spelling.len = 0;

@@ -7,6 +7,7 @@ trap 'rm -rf "$dir"' EXIT
 
 start() { # NP ARGS...: sets rc, seconds; stderr lines of ours in $dir/lines
     local np=$1 begin=$SECONDS
+    mkdir -p "$dir"
     shift
     "$mpirun" -np "$np" --oversubscribe --bind-to none "$program" "$@" \
         >"$dir/out" 2>"$dir/err" </dev/null
@@ -30,16 +31,43 @@ expect_line() { # TEXT: our only line on stderr
     expect "the line" test "$(cat "$dir/lines")" = "$1"
 }
 
+place='layer 3, step 20'
+judge() { # WHAT WHO SPEAKER: rank WHO of 4 does WHAT, SPEAKER says so
+    local begins="qwen-ep: rank $3: no progress for 1 s in"
+    start 4 "$1" "$2"
+    expect "exit code" test "$rc" -eq 75
+    expect "in time" test "$seconds" -le 15
+    case $1-$2 in
+    hang-*) expect_line "$begins dispatch, $place: rank $2 does not answer: stopped, swapped out or its host is gone" ;;
+    stuck-0) expect_line "$begins experts, $place" ;;
+    stuck-*) expect_line "$begins dispatch, $place: rank $2 is stuck in experts, $place" ;;
+    absent-0) expect_line "$begins start" ;;
+    absent-*) expect_line "$begins start: rank $2 is stuck in start" ;;
+    esac
+}
+
+in_parallel() { # CASE...: they mostly sleep
+    local case pids=() pid
+    for case in "$@"; do
+        (dir=$dir/${case// /-} && judge $case) &
+        pids+=($!)
+    done
+    local failed=0
+    for pid in "${pids[@]}"; do
+        wait "$pid" || failed=1
+    done
+    [ "$failed" = 0 ] || exit 1
+}
+
 case $mode in
 hang)
-    start 3 hang 2
-    expect "exit code" test "$rc" -eq 75
-    expect_line 'qwen-ep: rank 0: no progress for 1 s in dispatch, layer 3, step 20, waiting for rank 2'
-    expect "in time" test "$seconds" -le 10
-    start 4 hang 0
-    expect "exit code" test "$rc" -eq 75
-    expect_line 'qwen-ep: rank 1: no progress for 1 s in dispatch, layer 3, step 20, waiting for rank 0'
-    expect "in time" test "$seconds" -le 12
+    in_parallel "hang 0 1" "hang 1 0" "hang 2 0" "hang 3 0"
+    in_parallel "stuck 0 0" "stuck 2 0" "absent 0 0" "absent 3 0"
+    ;;
+slow)
+    start 3 slow 1
+    expect "exit code" test "$rc" -eq 0
+    expect "no line" test ! -s "$dir/lines"
     ;;
 fail)
     for who in 0 1 3; do

@@ -1,13 +1,16 @@
 /* A rank that behaves in the way its first argument says: for faults.sh, and to measure.
  *   fail R    rank R fails at start-up        alike     all ranks fail with the same message
- *   hang R    rank R stops for ever           abort R   rank R ends the job with code 74
+ *   hang R    rank R is stopped (SIGSTOP)     abort R   rank R ends the job with code 74
+ *   stuck R   rank R sleeps for ever          absent R  it never reaches the first collective
+ *   slow R    rank R works for 3 s without a message, in pieces
  *   kill R    rank R dies of SIGKILL          drain     runs until SIGUSR1
  *   mixed M   rank 1 is in another operation, M: of another kind, one ahead, with more bytes
- *   idle      waits 2 s in bcast, judges its use of the CPU
+ *   idle      waits 2 s in bcast, watched, judges its use of the CPU
  *   cpus B    prints its share of the CPUs, B: 1 bind, 0 keep
  *   latency   prints alltoallv times */
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "dist/comm.h"
 #include "dist/cpus.h"
 #include "dist/drain.h"
@@ -51,15 +54,15 @@ static enum qep_status run_alike(struct qep_comm *comm, int who) {
 }
 
 /* Exchanges 40 times with a watchdog of 1 s; rank `who` does something in the middle. */
-static enum qep_status run_steps(struct qep_comm *comm, int who, int signal_number) {
+static enum qep_status run_steps(struct qep_comm *comm, int who,
+                                 void (*act)(struct qep_comm *comm)) {
     struct qep_watchdog *dog = NULL;
     QEP_TRY(qep_watchdog_create(comm, 1.0, &dog));
     for (int step = 0; step < 40; step++) {
         qep_watchdog_stamp(dog, "dispatch", 3, step);
         if (step == 20 && comm->rank == who) {
-            if (signal_number == 0)
-                comm->ops->abort(comm, 74);
-            raise(signal_number);
+            qep_watchdog_stamp(dog, "experts", 3, step);
+            act(comm);
         }
         QEP_TRY(exchange(comm, 100));
     }
@@ -67,16 +70,61 @@ static enum qep_status run_steps(struct qep_comm *comm, int who, int signal_numb
     return QEP_OK;
 }
 
+static void stop(struct qep_comm *comm) {
+    (void)comm;
+    raise(SIGSTOP);
+}
+
+static void die(struct qep_comm *comm) {
+    (void)comm;
+    raise(SIGKILL);
+}
+
+static void abort_job(struct qep_comm *comm) {
+    comm->ops->abort(comm, 74);
+}
+
+static void sleep_long(struct qep_comm *comm) {
+    (void)comm;
+    qep_sleep_us(30000000);
+}
+
+static void work_in_pieces(struct qep_comm *comm) {
+    (void)comm;
+    for (int i = 0; i < 15; i++) {
+        qep_sleep_us(200000);
+        qep_progress(1);
+    }
+}
+
 static enum qep_status run_hang(struct qep_comm *comm, int who) {
-    return run_steps(comm, who, SIGSTOP);
+    return run_steps(comm, who, stop);
+}
+
+static enum qep_status run_stuck(struct qep_comm *comm, int who) {
+    return run_steps(comm, who, sleep_long);
+}
+
+static enum qep_status run_absent(struct qep_comm *comm, int who) {
+    struct qep_watchdog *dog = NULL;
+    QEP_TRY(qep_watchdog_create(comm, 1.0, &dog));
+    if (comm->rank == who)
+        sleep_long(comm);
+    QEP_TRY(qep_comm_barrier(comm));
+    qep_watchdog_destroy(dog);
+    return QEP_OK;
+}
+
+static enum qep_status run_slow(struct qep_comm *comm, int who) {
+    return run_steps(comm, who, work_in_pieces);
 }
 
 static enum qep_status run_kill(struct qep_comm *comm, int who) {
-    return run_steps(comm, who, SIGKILL);
+    return run_steps(comm, who, die);
 }
 
 static enum qep_status run_abort(struct qep_comm *comm, int who) {
-    return run_steps(comm, who, 0);
+    return run_steps(comm, who, abort_job);
 }
 
 static enum qep_status run_drain(struct qep_comm *comm, int who) {
@@ -115,7 +163,9 @@ static double cpu_seconds(void) {
 
 static enum qep_status run_idle(struct qep_comm *comm, int who) {
     int word = 0;
+    struct qep_watchdog *dog = NULL;
     (void)who;
+    QEP_TRY(qep_watchdog_create(comm, 60.0, &dog));
     QEP_TRY(qep_comm_barrier(comm));
     double before_s = cpu_seconds();
     if (comm->rank == 0)
@@ -126,6 +176,7 @@ static enum qep_status run_idle(struct qep_comm *comm, int who) {
     enum qep_status st = QEP_OK;
     if (percent > 5.0)
         st = qep_fail(QEP_ERR_BUG, "an idle rank uses %.2f %% of a CPU", percent);
+    qep_watchdog_destroy(dog);
     return qep_comm_agree(comm, st);
 }
 
@@ -164,9 +215,10 @@ static enum qep_status run_latency(struct qep_comm *comm, int who) {
 }
 
 static const struct mode modes[] = {
-    {"fail", run_fail},       {"alike", run_alike}, {"hang", run_hang}, {"abort", run_abort},
-    {"kill", run_kill},       {"drain", run_drain}, {"idle", run_idle}, {"cpus", run_cpus},
-    {"latency", run_latency}, {"mixed", run_mixed},
+    {"stuck", run_stuck}, {"absent", run_absent}, {"slow", run_slow},   {"fail", run_fail},
+    {"alike", run_alike}, {"hang", run_hang},     {"abort", run_abort}, {"kill", run_kill},
+    {"drain", run_drain}, {"idle", run_idle},     {"cpus", run_cpus},   {"latency", run_latency},
+    {"mixed", run_mixed},
 };
 
 int main(int argc, char **argv) {
