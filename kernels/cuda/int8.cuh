@@ -15,8 +15,7 @@ __device__ __forceinline__ uint32_t magnitude_bits(float v) {
 __device__ __forceinline__ float int8_scale(uint32_t magnitude) {
     for (int step = WARP / 2; step > 0; step /= 2)
         magnitude = max(magnitude, __shfl_xor_sync(0xffffffffu, magnitude, step));
-    return magnitude < 0x7f800000u ? __uint_as_float(magnitude) / 127.0f
-                                   : __uint_as_float(0x7fc00000u);
+    return magnitude < 0x7f800000u ? __uint_as_float(magnitude) / 127.0f : quiet_nan();
 }
 
 __device__ __forceinline__ int8_t int8_code(float x, float scale) {

@@ -11,10 +11,15 @@ __device__ __forceinline__ bool is_finite(float v) {
     return fabsf(v) <= 3.4028235e38f;
 }
 
+/* The one that all backends store. */
+__device__ __forceinline__ float quiet_nan() {
+    return __uint_as_float(0x7fc00000u);
+}
+
 /* 1 / sqrt(v), the factor of a norm. NaN where v is infinite: 0 would make an ordinary row of zeros
  * out of one whose squares overflow. */
 __device__ __forceinline__ float inverse_root(float v) {
-    return 1.0f / sqrtf(is_finite(v) ? v : NAN);
+    return 1.0f / sqrtf(is_finite(v) ? v : quiet_nan());
 }
 
 /* Every lane gets the result. */
