@@ -23,7 +23,7 @@ struct nf_backends {
     unsigned kvs;         /* bit per enum qep_kv_type */
     unsigned expert_acts; /* bit per enum qep_act_type that experts take */
     bool tiles;           /* attention is in bf16; prefill multiplies what is masked by 0 */
-    bool brief;           /* one NaN for each place, and smaller shapes */
+    bool brief;           /* fewer places, one NaN for each, smaller shapes */
 };
 
 /* An input lies at data, where run and exact read it. */
