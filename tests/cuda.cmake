@@ -29,7 +29,7 @@ endfunction()
 
 set(emulator_only cuda_launches cuda_memory) # they look into the emulator's counters
 # tests/gpu_suite.sh runs the basic ones first: what fails there explains the rest.
-set(QEP_GPU_TESTS pool ops matmul step sample delta_decode delta attention experts hazards golden batch
+set(QEP_GPU_TESTS pool ops nonfinite matmul step sample delta_decode delta attention experts hazards golden batch
                   model nccl)
 list(TRANSFORM QEP_GPU_TESTS PREPEND cuda_)
 

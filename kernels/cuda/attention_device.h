@@ -34,7 +34,7 @@ __device__ __forceinline__ float inverse_rms(gptr<const float> x, int head_dim, 
         float v = x[d];
         sum = fmaf(v, v, sum);
     }
-    return 1.0f / sqrtf(warp_sum(sum) / static_cast<float>(head_dim) + eps);
+    return inverse_root(warp_sum(sum) / static_cast<float>(head_dim) + eps);
 }
 
 /* Element d of the normalised, rotated head. freq: [rotary_dim / 2]. */

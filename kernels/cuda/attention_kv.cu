@@ -1,5 +1,6 @@
 /* Writes K (RMSNorm, RoPE) and V of new positions into the cache: a warp per row and KV head. */
 #include "kernels/cuda/attention_device.h"
+#include "kernels/cuda/int8.cuh"
 
 namespace {
 
@@ -9,19 +10,15 @@ enum { WARPS = 4, PER_LANE = CUDA_MAX_HEAD_DIM / WARP };
 __device__ __forceinline__ void kv_store_int8(void *block, int row, const float (&x)[PER_LANE],
                                               const cuda_attention_shape &shape) {
     int lane = static_cast<int>(threadIdx.x) % WARP;
-    float absmax = 0.0f;
+    uint32_t magnitude = 0;
     for (int i = 0; i < PER_LANE; i++)
-        absmax = fmaxf(absmax, fabsf(x[i]));
-    float scale = warp_max(absmax) / 127.0f;
+        magnitude = max(magnitude, magnitude_bits(x[i]));
+    float scale = int8_scale(magnitude);
     gptr<int8_t> quants =
         gptr<int8_t>(static_cast<int8_t *>(block)) + static_cast<size_t>(row) * shape.head_dim;
-    for (int i = 0; i < PER_LANE; i++) {
-        float q = scale > 0.0f ? x[i] / scale : 0.0f;
-        q = q > 127.0f ? 127.0f : q;
-        q = q < -127.0f ? -127.0f : q;
+    for (int i = 0; i < PER_LANE; i++)
         if (lane + WARP * i < shape.head_dim)
-            quants[lane + WARP * i] = static_cast<int8_t>(qep_round_even_int(q));
-    }
+            quants[lane + WARP * i] = int8_code(x[i], scale);
     if (lane == 0) {
         size_t elements = 2 * static_cast<size_t>(QEP_KV_BLOCK) * shape.num_kv_heads *
                           static_cast<size_t>(shape.head_dim);

@@ -99,7 +99,8 @@ __device__ __forceinline__ void times_state(float (&d)[COL_TILES][4], sptr<float
     for (int kk = 0; kk < key_dim; kk += 8) {
         uint2 top = load8(x + (row0 + g) * ROW + kk + 2 * t);
         uint2 low = load8(x + (row0 + g + 8) * ROW + kk + 2 * t);
-        uint32_t a[4] = {top.x + 0x1000u, low.x + 0x1000u, top.y + 0x1000u, low.y + 0x1000u};
+        uint32_t a[4] = {tf32_bits_of_row(top.x), tf32_bits_of_row(low.x), tf32_bits_of_row(top.y),
+                         tf32_bits_of_row(low.y)};
 #pragma unroll
         for (int n = 0; n < COL_TILES; n++) {
             uint32_t b[2] = {__float_as_uint(room.S[(kk + 2 * t) * STATE + 8 * n + g]),
@@ -173,7 +174,8 @@ __device__ __forceinline__ void update_state(float (&S)[COL_TILES][4], const chu
         uint32_t a[4];
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            a[i] = tf32_bits(room.k[(kk + t + i / 2 * 4) * ROW + key + i % 2 * 8]);
+            a[i] = tf32_bits_of_row(
+                __float_as_uint(room.k[(kk + t + i / 2 * 4) * ROW + key + i % 2 * 8]));
 #pragma unroll
         for (int n = 0; n < COL_TILES; n++) {
             int at = (kk + t) * NEWS + 8 * n + g;

@@ -5,13 +5,18 @@
 #include "kernels/cuda/delta_chunk.h"
 #include "kernels/cuda/delta_device.h"
 
-/* The bits of x rounded to tf32, whose low 13 bits mma ignores. */
+/* The bits of x rounded to tf32, whose low 13 bits mma ignores; of a NaN, for which the sum would
+ * be 0, those it has. */
 __device__ __forceinline__ uint32_t tf32_bits(float x) {
-    return __float_as_uint(x) + 0x1000u;
+    return x != x ? __float_as_uint(x) : __float_as_uint(x) + 0x1000u;
 }
-/* The same as a number; a NaN stays one. */
+/* The same as a number. */
 __device__ __forceinline__ float to_tf32(float x) {
-    return x != x ? x : __uint_as_float(tf32_bits(x) & 0xffffe000u);
+    return x != x ? x : __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u);
+}
+/* As tf32_bits, for k and q as they came: their NaN may be lost, as their row's factors say it. */
+__device__ __forceinline__ uint32_t tf32_bits_of_row(uint32_t x) {
+    return x + 0x1000u;
 }
 
 /* Chunks of the spans before span `s`: where its own begin in the workspace. */

@@ -23,7 +23,7 @@ template <class P> __device__ __forceinline__ float inverse_l2(P x, int dim) {
         float v = x[d];
         sum = fmaf(v, v, sum);
     }
-    return 1.0f / sqrtf(warp_sum(sum) + 1e-6f);
+    return inverse_root(warp_sum(sum) + 1e-6f);
 }
 
 /* 1 / rms of o [width], the whole warp; then the gated norm of an element, gate = silu(z). */
@@ -33,7 +33,7 @@ template <class P> __device__ __forceinline__ float inverse_rms(P o, int width, 
         float v = o[d];
         sum = fmaf(v, v, sum);
     }
-    return 1.0f / sqrtf(warp_sum(sum) / static_cast<float>(width) + eps);
+    return inverse_root(warp_sum(sum) / static_cast<float>(width) + eps);
 }
 
 __device__ __forceinline__ float gated_norm(float o, float inv, float weight, float gate) {

@@ -3,6 +3,7 @@
  * matters. */
 #include "kernels/cuda/elementwise.h"
 
+#include "kernels/cuda/int8.cuh"
 #include "kernels/cuda/rows_out.cuh"
 #include "kernels/mathfn.h"
 
@@ -54,7 +55,7 @@ __global__ void __launch_bounds__(THREADS)
         float v = x[i];
         sum = fmaf(v, v, sum);
     }
-    float inv = 1.0f / sqrtf(block_sum(sum, part) / static_cast<float>(cols) + eps);
+    float inv = inverse_root(block_sum(sum, part) / static_cast<float>(cols) + eps);
     for (int c = 8 * static_cast<int>(threadIdx.x); c < cols; c += 8 * THREADS) {
         float4 a = scaled(four_or_zero(x, c, cols), inv, four_or_zero(w, c, cols));
         float4 b = scaled(four_or_zero(x, c + 4, cols), inv, four_or_zero(w, c + 4, cols));
@@ -85,13 +86,6 @@ __global__ void __launch_bounds__(THREADS)
                        pack_bf16x2(b.z, b.w)));
 }
 
-__device__ __forceinline__ int8_t quantised(float x, float scale) {
-    float q = scale > 0.0f ? x / scale : 0.0f;
-    q = q > 127.0f ? 127.0f : q; /* a subnormal scale may have lost bits */
-    q = q < -127.0f ? -127.0f : q;
-    return static_cast<int8_t>(qep_round_even_int(q));
-}
-
 __global__ void __launch_bounds__(THREADS)
     act_int8_kernel(gptr<uint8_t> out, size_t row_stride, gptr<const float> x, int cols) {
     int groups = (cols + QEP_ACT_GROUP - 1) / QEP_ACT_GROUP;
@@ -105,8 +99,8 @@ __global__ void __launch_bounds__(THREADS)
         return;
     float v = at_or_zero(x + static_cast<size_t>(blockIdx.x) * static_cast<size_t>(cols),
                          group * QEP_ACT_GROUP + lane, cols);
-    float scale = warp_max(fabsf(v)) / 127.0f;
-    out[row + group * QEP_ACT_GROUP + lane] = static_cast<uint8_t>(quantised(v, scale));
+    float scale = int8_scale(magnitude_bits(v));
+    out[row + group * QEP_ACT_GROUP + lane] = static_cast<uint8_t>(int8_code(v, scale));
     if (lane == 0)
         store4(out + row + groups * QEP_ACT_GROUP + 4 * group, __float_as_uint(scale));
 }

@@ -30,7 +30,8 @@ __device__ __forceinline__ choice warp_best(choice c) {
 }
 
 /* Lane l holds experts l, l + 32, ...; NUM of them. NaN ranks below every number, what is taken
- * or beyond the last expert below NaN. */
+ * or beyond the last expert below NaN, so that ids are in range whatever the logits are; one that
+ * is not finite makes all of the row's weights NaN. */
 template <int NUM>
 __global__ void __launch_bounds__(ROWS_PER_BLOCK *WARP)
     router_kernel(gptr<int32_t> topk_idx, gptr<float> topk_weights, gptr<const float> logits, int n,
@@ -38,17 +39,21 @@ __global__ void __launch_bounds__(ROWS_PER_BLOCK *WARP)
     int lane = static_cast<int>(threadIdx.x) % WARP;
     int row = static_cast<int>(blockIdx.x) * ROWS_PER_BLOCK + static_cast<int>(threadIdx.x) / WARP;
     float p[NUM], max = -INFINITY;
+    bool finite = true;
     if (row >= n)
         return;
     gptr<const float> in = logits + static_cast<size_t>(row) * static_cast<size_t>(num_experts);
     for (int i = 0; i < NUM; i++) {
         int e = lane + i * WARP;
         p[i] = -INFINITY;
-        if (e < num_experts)
+        if (e < num_experts) {
             p[i] = in[e];
+            finite = finite && is_finite(p[i]);
+        }
         max = fmaxf(max, p[i]);
     }
     max = warp_max(max);
+    finite = __all_sync(0xffffffffu, finite);
     for (int i = 0; i < NUM; i++) {
         float numerator = qep_expf(p[i] - max);
         p[i] = lane + i * WARP >= num_experts ? -2.0f : numerator >= 0.0f ? numerator : -1.0f;
@@ -74,7 +79,7 @@ __global__ void __launch_bounds__(ROWS_PER_BLOCK *WARP)
     if (lane < top_k) {
         size_t at = static_cast<size_t>(row) * static_cast<size_t>(top_k) + lane;
         topk_idx[at] = padding ? -1 : mine_id;
-        topk_weights[at] = mine / sum;
+        topk_weights[at] = finite ? mine / sum : quiet_nan();
     }
 }
 

@@ -6,6 +6,22 @@
 
 enum { WARP = 32 };
 
+/* Neither infinite nor NaN. */
+__device__ __forceinline__ bool is_finite(float v) {
+    return fabsf(v) <= 3.4028235e38f;
+}
+
+/* The one that all backends store. */
+__device__ __forceinline__ float quiet_nan() {
+    return __uint_as_float(0x7fc00000u);
+}
+
+/* 1 / sqrt(v), the factor of a norm. NaN where v is infinite: 0 would make an ordinary row of zeros
+ * out of one whose squares overflow. */
+__device__ __forceinline__ float inverse_root(float v) {
+    return 1.0f / sqrtf(is_finite(v) ? v : quiet_nan());
+}
+
 /* Every lane gets the result. */
 __device__ __forceinline__ float warp_sum(float v) {
     for (int step = WARP / 2; step > 0; step /= 2)
@@ -13,6 +29,7 @@ __device__ __forceinline__ float warp_sum(float v) {
     return v;
 }
 
+/* Of the lanes whose v is no NaN. */
 __device__ __forceinline__ float warp_max(float v) {
     for (int step = WARP / 2; step > 0; step /= 2)
         v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, step));

@@ -60,6 +60,11 @@ template <int K> eight row_times(const double (&a)[K], const eight (&b)[K]) {
     return {{s0, s1, s2, s3}};
 }
 
+/* Rounded to f32; any NaN is the hardware's. */
+float result(double v) {
+    return std::isnan(v) ? __uint_as_float(0x7fffffffu) : static_cast<float>(v);
+}
+
 /* d += a b; products are exact in double, the sum is rounded to f32 once. (The hardware's order
  * and rounding of the sum are its own.) */
 template <int K> void multiply(const warp &w, const double (&a)[16][K], const eight (&b)[K]) {
@@ -67,8 +72,8 @@ template <int K> void multiply(const warp &w, const double (&a)[16][K], const ei
         eight sum = row_times(a[row], b);
         for (uint32_t i = 0; i < 4; i++) {
             float *d = *fragments_of(w, row % 8 * 4 + i).d + row / 8 * 2;
-            d[0] = static_cast<float>(static_cast<double>(d[0]) + sum.v[i][0]);
-            d[1] = static_cast<float>(static_cast<double>(d[1]) + sum.v[i][1]);
+            d[0] = result(static_cast<double>(d[0]) + sum.v[i][0]);
+            d[1] = result(static_cast<double>(d[1]) + sum.v[i][1]);
         }
     }
 }

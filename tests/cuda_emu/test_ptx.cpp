@@ -245,6 +245,21 @@ TEST(products_of_tf32_matrices) {
     });
 }
 
+TEST(nan_of_products) {
+    std::vector<float> c(128), a(128, 1.0f), b(64, 1.0f);
+    a[8 * 3 + 5] = -NAN; /* row 3 */
+    c[8 * 7 + 2] = NAN;
+    test::buffer<float> da(a), db(b);
+    CLEAN([&] {
+        test::buffer<float> d(c);
+        RUN(multiply_tf32, 1, 32, 0, nullptr, d.get(), da.get(), db.get());
+        std::vector<float> got = d.host();
+        for (size_t i = 0; i < 128; i++)
+            CHECK(i / 8 == 3 || i == 8 * 7 + 2 ? __float_as_uint(got[i]) == 0x7fffffffu
+                                               : got[i] == 8.0f);
+    });
+}
+
 TEST(bf16_words) {
     CHECK(to_bf16(1.0f) == 0x3f80 && from_bf16(0xc000) == -2.0f);
     CHECK(to_bf16(__uint_as_float(0x3f808000u)) == 0x3f80); /* ties to even */

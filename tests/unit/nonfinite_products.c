@@ -204,7 +204,8 @@ void nf_experts(const struct nf_backends *b, enum qep_weight_type type) {
                                  .exact = experts_exact,
                                  /* a rounding edge of the inner row may fall the other way */
                                  .tolerance = c.act == QEP_ACT_F32 ? 0.0 : 2e-2};
-        nf_check(&op, b);
+        if (b->expert_acts >> c.act & 1u)
+            nf_check(&op, b);
     }
     for (int e = 0; e < EXPERTS; e++) {
         free_weight(&c.gate_up[e]);

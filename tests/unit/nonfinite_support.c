@@ -12,16 +12,13 @@ static const struct plant {
     uint32_t bits;
     uint16_t bf16;
 } plants[] = {
-    {"NaN", 0x7fc00000u, 0x7fc0},
-    {"-NaN", 0xffc12345u, 0xffc1},
-    {"signalling NaN", 0x7f800001u, 0x7fa0},
-    {"inf", 0x7f800000u, 0x7f80},
-    {"-inf", 0xff800000u, 0xff80},
-    {"3.4e38", 0x7f7fc99eu, 0x7f7f},
-    {"-3.4e38", 0xff7fc99eu, 0xff7f},
+    {"NaN", 0x7fc00000u, 0x7fc0},         {"-NaN", 0xffc12345u, 0xffc1},
+    {"a GPU's NaN", 0x7fffffffu, 0x7fff}, {"signalling NaN", 0x7f800001u, 0x7fa0},
+    {"inf", 0x7f800000u, 0x7f80},         {"-inf", 0xff800000u, 0xff80},
+    {"3.4e38", 0x7f7fc99eu, 0x7f7f},      {"-3.4e38", 0xff7fc99eu, 0xff7f},
 };
 
-enum { NUM_PLANTS = sizeof plants / sizeof plants[0] };
+enum { NUM_PLANTS = sizeof plants / sizeof plants[0], NUM_NANS = 4 };
 
 /* A value where it was planted, and what was there. */
 struct planted {
@@ -72,35 +69,6 @@ static void expect(const struct planted *p, struct expected *e) {
             e->largest = fmax(e->largest, fabs(e->want[o]));
 }
 
-/* Whether an output that depends on the plant is as it must be. */
-static bool is_right(const struct planted *p, double want, float got, double slack) {
-    if (is_nan(p->plant) || (p->op->nan_for_nan && isnan(want)))
-        return isnan(got);
-    if (!isfinite(want) || fabs(want) > 1.01 * (double)FLT_MAX)
-        return !isfinite(got);
-    return !isfinite(got) || fabs((double)got - want) <= slack;
-}
-
-static void judge(const struct planted *p, const struct expected *e, double tolerance,
-                  const char *name, const float *base, const float *got) {
-    for (size_t o = 0; o < p->op->num_out; o++) {
-        bool right = e->depends[o] ? is_right(p, e->want[o], got[o], tolerance * e->largest)
-                                   : memcmp(&got[o], &base[o], sizeof *got) == 0;
-        if (!right)
-            ck_abort_msg("%s on %s, %s at %zu of %s: output %zu is %g, %s %g", p->op->name, name,
-                         p->plant->name, p->at, p->input->name, o, (double)got[o],
-                         e->depends[o] ? "float64 says" : "does not depend on it and was",
-                         e->depends[o] ? e->want[o] : (double)base[o]);
-    }
-}
-
-/* Equal bits, or both NaN. */
-static void assert_agree(const float *a, const float *b, size_t n, const char *what) {
-    for (size_t i = 0; i < n; i++)
-        if (memcmp(&a[i], &b[i], sizeof *a) != 0 && !(isnan(a[i]) && isnan(b[i])))
-            ck_abort_msg("%s: output %zu is %a, elsewhere %a", what, i, (double)b[i], (double)a[i]);
-}
-
 /* Outputs of all backends without a plant, [num][num_out], and what they are checked with. */
 struct runs {
     const struct nf_backends *b;
@@ -114,6 +82,42 @@ static bool runs_on(const struct runs *r, int v) {
 
 static double tolerance_of(const struct runs *r) {
     return r->op->tolerance > 0 ? r->op->tolerance : r->b->tolerance;
+}
+
+/* Whether an output that depends on the plant is as it must be. */
+static bool is_right(const struct planted *p, double want, float got, double slack) {
+    if (is_nan(p->plant) || (p->op->nan_for_nan && isnan(want)))
+        return isnan(got);
+    if (!isfinite(want) || fabs(want) > 1.01 * (double)FLT_MAX)
+        return !isfinite(got);
+    return !isfinite(got) || fabs((double)got - want) <= slack;
+}
+
+/* Likewise one that does not. */
+static bool is_untouched(const struct runs *r, const struct planted *p, size_t out, float base,
+                         float got) {
+    bool masked = r->b->tiles && p->op->masked != NULL && p->op->masked(p->input, p->at, out);
+    return memcmp(&got, &base, sizeof got) == 0 || (masked && !isfinite(got));
+}
+
+static void judge(const struct runs *r, int v, const struct planted *p, const struct expected *e) {
+    const float *base = r->base + (size_t)v * r->op->num_out, *got = r->got;
+    for (size_t o = 0; o < p->op->num_out; o++) {
+        bool right = e->depends[o] ? is_right(p, e->want[o], got[o], tolerance_of(r) * e->largest)
+                                   : is_untouched(r, p, o, base[o], got[o]);
+        if (!right)
+            ck_abort_msg("%s on %s, %s at %zu of %s: output %zu is %g, %s %g", p->op->name,
+                         r->b->name[v], p->plant->name, p->at, p->input->name, o, (double)got[o],
+                         e->depends[o] ? "float64 says" : "does not depend on it and was",
+                         e->depends[o] ? e->want[o] : (double)base[o]);
+    }
+}
+
+/* Equal bits, or both NaN. */
+static void assert_agree(const float *a, const float *b, size_t n, const char *what) {
+    for (size_t i = 0; i < n; i++)
+        if (memcmp(&a[i], &b[i], sizeof *a) != 0 && !(isnan(a[i]) && isnan(b[i])))
+            ck_abort_msg("%s: output %zu is %a, elsewhere %a", what, i, (double)b[i], (double)a[i]);
 }
 
 static void run_base(const struct runs *r, const double *want) {
@@ -140,7 +144,7 @@ static void run_planted(const struct runs *r, struct planted *p, struct expected
         if (!runs_on(r, v))
             continue;
         r->op->run(r->op->ctx, r->b->be[v], r->got);
-        judge(p, e, tolerance_of(r), r->b->name[v], r->base + (size_t)v * r->op->num_out, r->got);
+        judge(r, v, p, e);
         if (v >= r->b->same_from && have_first)
             assert_agree(r->first, r->got, r->op->num_out, r->b->name[v]);
         else if (v >= r->b->same_from)
@@ -150,11 +154,14 @@ static void run_planted(const struct runs *r, struct planted *p, struct expected
     take_back(p);
 }
 
-static void check_place(const struct runs *r, const struct nf_input *input, size_t at,
+/* The k-th place of an input. */
+static void check_place(const struct runs *r, const struct nf_input *input, size_t at, int k,
                         struct expected *e) {
     struct planted p = {.op = r->op, .input = input, .at = at};
     find_dependent(&p, e);
     for (int i = 0; i < NUM_PLANTS; i++) {
+        if (r->b->brief && (i < NUM_NANS ? i != k % NUM_NANS : i == NUM_PLANTS - 1))
+            continue;
         p.plant = &plants[i];
         run_planted(r, &p, e);
     }
@@ -173,8 +180,8 @@ void nf_check(const struct nf_op *op, const struct nf_backends *b) {
         size_t count = op->inputs[i].count;
         size_t places[] = {0, count * 2 / 5, count * 3 / 4, count - 1};
         for (int k = 0; k < 4; k++)
-            if (k == 0 || places[k] != places[k - 1])
-                check_place(&r, &op->inputs[i], places[k], &e);
+            if ((k == 0 || places[k] != places[k - 1]) && !(b->brief && k == 2))
+                check_place(&r, &op->inputs[i], places[k], i + k, &e);
     }
     free(e.base);
     free(e.want);

@@ -4,7 +4,8 @@
  *
  *   depends on the place     a NaN gives NaN; else where float64 is not finite, or leaves the range
  *                            of f32, nor is the output; else it is near float64 or not finite
- *   does not                 the bits without the plant
+ *   does not                 the bits without the plant; where a masked product can reach it in the
+ *                            backend's tiles, perhaps not finite
  *
  * An output depends on a place if float64 gives NaN for a NaN there. */
 #ifndef QEP_TESTS_NONFINITE_SUPPORT_H
@@ -17,9 +18,12 @@ struct nf_backends {
     int num, same_from;
     struct qep_backend *be[MAX_VARIANTS];
     const char *name[MAX_VARIANTS];
-    double tolerance; /* of products and sums; of the largest output */
-    unsigned acts;    /* bit per enum qep_act_type that act_convert takes */
-    unsigned kvs;     /* bit per enum qep_kv_type */
+    double tolerance;     /* of products and sums; of the largest output */
+    unsigned acts;        /* bit per enum qep_act_type that act_convert takes */
+    unsigned kvs;         /* bit per enum qep_kv_type */
+    unsigned expert_acts; /* bit per enum qep_act_type that experts take */
+    bool tiles;           /* attention is in bf16; prefill multiplies what is masked by 0 */
+    bool brief;           /* fewer places, one NaN for each, smaller shapes */
 };
 
 /* An input lies at data, where run and exact read it. */
@@ -40,6 +44,8 @@ struct nf_op {
     bool (*runs_on)(const void *ctx, const struct qep_backend *be); /* NULL: on all */
     void (*run)(const void *ctx, struct qep_backend *be, float *out);
     void (*exact)(const void *ctx, double *out);
+    /* Whether what is masked for the output may be in its tile; NULL: never. */
+    bool (*masked)(const struct nf_input *input, size_t at, size_t out);
     bool nan_for_nan; /* NaN in float64 is NaN, not infinity, here too */
     double tolerance; /* 0: that of the backends */
 };

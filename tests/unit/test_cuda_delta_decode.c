@@ -6,6 +6,7 @@
 #include "kernels/device_ops.h"
 
 #include <check.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -267,6 +268,71 @@ START_TEST(rows_do_not_meet) {
 }
 END_TEST
 
+/* ---- numbers that are not finite: as one by one, which test_cuda_nonfinite judges ---- */
+
+/* Equal, or both NaN. */
+static void assert_agree(const float *one, const float *many, size_t bytes, const char *what) {
+    float *host[2] = {to_host(cuda, one, bytes), to_host(cuda, many, bytes)};
+    for (size_t i = 0; i < bytes / sizeof(float); i++)
+        if (!(isnan(host[0][i]) && isnan(host[1][i])) &&
+            memcmp(&host[0][i], &host[1][i], sizeof(float)) != 0)
+            ck_abort_msg("%s: %zu is %g in one op, %g in many", what, i, (double)host[0][i],
+                         (double)host[1][i]);
+    free(host[0]);
+    free(host[1]);
+}
+
+/* bits in the middle of an array of `count` floats; NULL: of none. */
+static void plant(float *dev, size_t count, uint32_t bits) {
+    if (dev != NULL)
+        ok(cuda->ops->upload(cuda, dev + count / 2, &bits, sizeof bits));
+}
+
+enum { NUM_INPUTS = 10 };
+
+static void check_planted(const struct qep_delta_dims *d, int input, uint32_t bits) {
+    const struct qep_span spans[] = {{0, 1, 2, 6, 1}, {1, 1, 0, 77, 1}, {2, 1, -1, 0, 1}};
+    struct rng rng = {(uint64_t)input};
+    struct layer l = make_layer(&rng, d);
+    struct step s = make_step(&rng, d, 3, QEP_ACT_BF16);
+    struct qep_batch batch = dev_batch(cuda, spans, 3, 0);
+    size_t heads = (size_t)d->num_value_heads, width = channels_of(d);
+    const struct {
+        const char *name;
+        float *dev[2];
+        size_t count;
+    } inputs[NUM_INPUTS] = {
+        {"qkv", {s.qkv}, width},
+        {"qkv of padding", {s.qkv + 2 * width}, width},
+        {"z", {s.z}, 2 * out_row(d)},
+        {"a", {s.a}, 2 * heads},
+        {"b", {s.b}, 2 * heads},
+        {"conv1d", {l.conv1d}, width * (size_t)d->conv_kernel_dim},
+        {"A_log", {l.A_log}, heads},
+        {"norm", {l.norm}, (size_t)d->value_head_dim},
+        {"conv_state", {l.conv_state[0], l.conv_state[1]}, l.conv_bytes / sizeof(float)},
+        {"state", {l.state[0], l.state[1]}, l.state_bytes / sizeof(float)}};
+    for (int i = 0; i < 2; i++)
+        plant(inputs[input].dev[i], inputs[input].count, bits);
+    run_one(&l, &s, &batch, qep_f32_rows(s.out[0]));
+    run_many(&l, &s, &batch, QEP_ACT_BF16);
+    check_padding(&s, spans, out_row(d) * sizeof(float), true, false);
+    assert_agree(s.out[0], s.out[1], s.out_bytes, inputs[input].name);
+    assert_agree(l.conv_state[0], l.conv_state[1], l.conv_bytes, inputs[input].name);
+    assert_agree(l.state[0], l.state[1], l.state_bytes, inputs[input].name);
+    dev_batch_free(cuda, &batch);
+    free_step(&s);
+    free_layer(&l);
+}
+
+START_TEST(one_op_keeps_what_is_not_finite) {
+    static const uint32_t bits[] = {0x7fc00000u, 0x7fffffffu, 0xffc12345u,
+                                    0x7f800000u, 0xff800000u, 0x7f7fc99eu};
+    for (int i = 0; i < NUM_INPUTS * 6; i++)
+        check_planted(&dims_list[_i], i % NUM_INPUTS, bits[i / NUM_INPUTS]);
+}
+END_TEST
+
 static void add_cases(TCase *tc, int begin, int end) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, one_op_has_the_bits_of_many, begin, end);
@@ -279,6 +345,7 @@ int main(void) {
     Suite *suite = suite_create("cuda delta decode");
     TCase *tc = device_case(suite, "short", 300);
     add_cases(tc, 0, SHORT);
+    tcase_add_loop_test(tc, one_op_keeps_what_is_not_finite, 0, 2);
     tc = device_case(suite, "long", 300);
     add_cases(tc, SHORT, NUM_DIMS);
     return run_device_suite(suite);

@@ -3,6 +3,7 @@
  * and through packets, eager and replayed. */
 #include "experts_support.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -279,12 +280,15 @@ static float *run_tree(const struct layer *l, int32_t decode) {
     return got;
 }
 
-/* The padding row has no experts. */
+/* The padding row has no experts, but NaN for weights. */
 static void pad(struct layer *l) {
-    int32_t n = l->c->num_rows, k = l->c->top_k;
-    for (int32_t j = 0; j < k && l->c->padding >= 0; j++)
-        l->idx[l->c->padding * k + j] = -1;
-    OK(cuda->ops->upload(cuda, l->dev_idx, l->idx, (size_t)n * (size_t)k * 4));
+    size_t k = (size_t)l->c->top_k, bytes = (size_t)l->c->num_rows * k * 4;
+    for (size_t j = 0; j < k && l->c->padding >= 0; j++) {
+        l->idx[(size_t)l->c->padding * k + j] = -1;
+        l->weights[(size_t)l->c->padding * k + j] = NAN;
+    }
+    OK(cuda->ops->upload(cuda, l->dev_idx, l->idx, bytes));
+    OK(cuda->ops->upload(cuda, l->dev_weights, l->weights, bytes));
 }
 
 /* The last num_splits of the splits. */

@@ -5,8 +5,12 @@ static struct variant variants[MAX_VARIANTS];
 static struct nf_backends backends;
 
 static void setup(void) {
-    backends = (struct nf_backends){
-        .num = open_variants(variants), .same_from = 1, .tolerance = 1e-5, .acts = 7, .kvs = 7};
+    backends = (struct nf_backends){.num = open_variants(variants),
+                                    .same_from = 1,
+                                    .tolerance = 1e-5,
+                                    .acts = 7,
+                                    .kvs = 7,
+                                    .expert_acts = 7};
     for (int v = 0; v < backends.num; v++) {
         backends.be[v] = variants[v].be;
         backends.name[v] = variants[v].name;
