@@ -36,6 +36,8 @@ struct qep_vocab {
     size_t spelling_mask;
     struct qep_merge *merges; /* hash slots, rank -1 empty */
     size_t merge_mask;
+    int merge_shift;
+    uint64_t seed;        /* of both tables; odd */
     int32_t byte_id[256]; /* the token of a single byte, or -1 */
 };
 
