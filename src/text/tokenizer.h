@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { QEP_TOKENIZER_MAX_BYTES = 256 << 20 };
+enum { QEP_TOKENIZER_MAX_BYTES = 64 << 20 };
 
 struct qep_tokenizer;
 

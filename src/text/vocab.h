@@ -11,8 +11,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Ids are array positions here, so a bound keeps a damaged file from asking for gigabytes. */
-enum { QEP_VOCAB_MAX_IDS = 1 << 24 };
+/* Ids are array positions here, so a bound keeps a damaged file from asking for gigabytes: that of
+ * "vocab_size" in a config.json. */
+enum { QEP_VOCAB_MAX_IDS = 1 << 21 };
 
 struct qep_token {
     size_t spelling;       /* offset in `texts`, NUL-terminated as well */
