@@ -108,6 +108,7 @@ stage defects 900
 stage no-mpi 300
 stage nvcc 900
 [ $full = 0 ] || stage pack 1500
+[ $full = 0 ] || stage memory 3600
 stage clang 300
 stage asan 1200
 stage tsan 900

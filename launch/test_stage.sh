@@ -105,6 +105,9 @@ stage_pack() {
         grep -E 'no NVIDIA driver|no GPU' "$out/summary.txt"
 }
 
+# Memory that runs out at every single request; the unit test takes a part of them.
+stage_memory() { QEP_TEST_EVERY=1 "$work/gcc/tests/test_out_of_memory"; }
+
 stage_clang() {
     need clang
     build clang -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=Release -DQEP_TESTS=ON

@@ -12,10 +12,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Memory is nobody's entry. */
+static enum qep_status or_memory(enum qep_status st) {
+    return errno == ENOMEM ? QEP_ERR_SYSTEM : st;
+}
+
 /* What failed is in errno. */
 static enum qep_status fail_entry(const struct qep_dir *dir, const char *name, enum qep_status st,
                                   const char *what) {
-    return qep_fail(st, "%s/%s: cannot %s: %s", dir->path, name, what, strerror(errno));
+    return qep_fail(or_memory(st), "%s/%s: cannot %s: %s", dir->path, name, what, strerror(errno));
 }
 
 static enum qep_status finish_open(int fd, char *path, struct qep_dir *out) {
@@ -33,7 +38,8 @@ enum qep_status qep_dir_open(const char *path, struct qep_dir *out) {
     *out = QEP_DIR_CLOSED;
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
-        return qep_fail(QEP_ERR_CANTCREATE, "%s: cannot open: %s", path, strerror(errno));
+        return qep_fail(or_memory(QEP_ERR_CANTCREATE), "%s: cannot open: %s", path,
+                        strerror(errno));
     return finish_open(fd, strdup(path), out);
 }
 
@@ -215,7 +221,8 @@ enum qep_status qep_dir_each(const struct qep_dir *dir,
     DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
     enum qep_status st = QEP_OK;
     if (d == NULL) {
-        st = qep_fail(QEP_ERR_CANTCREATE, "%s: cannot list: %s", dir->path, strerror(errno));
+        st = qep_fail(or_memory(QEP_ERR_CANTCREATE), "%s: cannot list: %s", dir->path,
+                      strerror(errno));
         if (fd >= 0)
             close(fd);
         return st;

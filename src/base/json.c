@@ -3,8 +3,23 @@
 #include "base/file.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* cJSON says alike that text is no JSON and that memory is short. */
+static _Thread_local bool out_of_memory;
+
+static void *json_malloc(size_t bytes) {
+    void *p = malloc(bytes);
+    out_of_memory = out_of_memory || p == NULL;
+    return p;
+}
+
+static void install_hooks(void) {
+    cJSON_Hooks hooks = {.malloc_fn = json_malloc, .free_fn = free};
+    cJSON_InitHooks(&hooks);
+}
 
 static const char *kind_of(const cJSON *item) {
     if (cJSON_IsString(item))
@@ -20,14 +35,45 @@ static const char *kind_of(const cJSON *item) {
     return cJSON_IsObject(item) ? "an object" : "nothing";
 }
 
+/* As many values as the text can hold at most: one, and one after each bracket and comma. */
+static size_t count_values(const char *text, size_t len) {
+    size_t count = 1;
+    bool in_string = false;
+    for (size_t i = 0; i < len; i++) {
+        char c = text[i];
+        if (in_string && c == '\\')
+            i++;
+        else if (c == '"')
+            in_string = !in_string;
+        else if (!in_string && (c == ',' || c == '[' || c == '{'))
+            count++;
+    }
+    return count;
+}
+
+static enum qep_status build_tree(const char *text, size_t len, const char *where, cJSON **tree,
+                                  const char **end) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    size_t values = count_values(text, len);
+    if (values > QEP_JSON_MAX_VALUES)
+        return qep_fail(QEP_ERR_DATA, "%s: expected at most %d values, found %zu", where,
+                        QEP_JSON_MAX_VALUES, values);
+    pthread_once(&once, install_hooks);
+    out_of_memory = false;
+    *tree = cJSON_ParseWithLengthOpts(text, len, end, false);
+    if (*tree != NULL)
+        return QEP_OK;
+    if (out_of_memory)
+        return qep_fail(QEP_ERR_SYSTEM, "%s: out of memory (%zu bytes of JSON)", where, len);
+    return qep_fail(QEP_ERR_DATA, "%s: invalid JSON at byte %ld", where,
+                    *end != NULL ? (long)(*end - text) : 0);
+}
+
 enum qep_status qep_json_parse(const char *text, size_t len, const char *where, cJSON **out) {
     const char *end = NULL;
     *out = NULL;
-    cJSON *tree = cJSON_ParseWithLengthOpts(text, len, &end, false);
-    if (tree == NULL) {
-        long at = end != NULL ? (long)(end - text) : 0;
-        return qep_fail(QEP_ERR_DATA, "%s: invalid JSON at byte %ld", where, at);
-    }
+    cJSON *tree = NULL;
+    QEP_TRY(build_tree(text, len, where, &tree, &end));
     for (; end < text + len; end++) {
         if (strchr(" \t\r\n", *end) != NULL && *end != '\0')
             continue;

@@ -11,7 +11,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Parses text[0..len). The result is owned by the caller (cJSON_Delete). */
+/* A value takes up to 150 bytes of memory and two of text, so the size of a file bounds little. The
+ * largest model that we take needs 2.2 million in its manifest, a tokenizer 1 million. */
+enum { QEP_JSON_MAX_VALUES = 4 << 20 };
+
+/* Parses text[0..len). The result is owned by the caller (cJSON_Delete). QEP_ERR_DATA also for more
+ * than QEP_JSON_MAX_VALUES values; QEP_ERR_SYSTEM when memory is short. */
 enum qep_status qep_json_parse(const char *text, size_t len, const char *where, cJSON **out);
 
 /* Reads and parses a file of at most max_bytes (see qep_file_read). */

@@ -46,6 +46,14 @@ const char *qep_status_text(enum qep_status st);
             return qep_try_st_;                                                                    \
     } while (0)
 
+/* For what may fail in ways that are an answer: passes on only that the system failed. */
+#define QEP_TRY_SYSTEM(st, expr)                                                                   \
+    do {                                                                                           \
+        (st) = (expr);                                                                             \
+        if ((st) == QEP_ERR_SYSTEM)                                                                \
+            return (st);                                                                           \
+    } while (0)
+
 #define QEP_TRY_GOTO(st, label, expr)                                                              \
     do {                                                                                           \
         (st) = (expr);                                                                             \

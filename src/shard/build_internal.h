@@ -76,9 +76,10 @@ enum qep_status build_state_clear(const struct qep_build *build, const char *but
  * goes first. */
 enum qep_status build_check_space(const struct qep_build *build, bool cleared);
 
-/* Opens a finished file, in DIR/.convert or DIR: does it look as `identity` says? */
-bool build_same_file(const struct qep_dir *dir, const char *name,
-                     const struct qep_file_identity *identity);
+/* Opens a finished file, in DIR/.convert or DIR: does it look as `identity` says? QEP_ERR_SYSTEM.
+ */
+enum qep_status build_same_file(const struct qep_dir *dir, const char *name,
+                                const struct qep_file_identity *identity, bool *same);
 
 /* build_side.c: reads them from the source; config.json must be the one that was converted. */
 enum qep_status build_side_read(struct qep_build *build);

@@ -20,10 +20,11 @@ static enum qep_status parse_listed(const char *text, size_t len, struct build_n
                                     bool *ours) {
     cJSON *root = NULL;
     *ours = false;
-    if (qep_json_parse(text, len, "manifest.json", &root) != QEP_OK)
+    enum qep_status st = QEP_OK;
+    QEP_TRY_SYSTEM(st, qep_json_parse(text, len, "manifest.json", &root));
+    if (st != QEP_OK)
         return QEP_OK;
     const cJSON *key = qep_json_get(root, "format");
-    enum qep_status st = QEP_OK;
     *ours = cJSON_IsString(key) && strcmp(key->valuestring, QEP_MANIFEST_FORMAT) == 0;
     if (*ours)
         st = add_listed(qep_json_get(root, "files"), names);
@@ -47,7 +48,7 @@ enum qep_status build_old_read(const struct qep_dir *dir, const char *name,
         st = parse_listed(text, len, names, &ours);
     if (ours)
         qep_hash_text(text, len, hash);
-    else
+    else if (st != QEP_ERR_SYSTEM)
         st = qep_fail(QEP_ERR_CANTCREATE,
                       "%s/%s: is in the way: no manifest of a shard directory, so that nothing "
                       "here is replaced",

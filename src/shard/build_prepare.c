@@ -89,31 +89,28 @@ static enum qep_status prepare_once(struct qep_build *b, bool *again, bool *comp
     return *again ? QEP_OK : settle_state(b);
 }
 
-/* Bytes of the path of the last directory on the way that is there. */
-static size_t there_bytes(const char *path) {
-    char *part = strdup(path);
-    size_t len = strlen(path);
-    while (part != NULL && len > 0 && !qep_path_exists(part)) {
+/* Bytes of the path of the last directory on the way that is there; cuts `part`, a copy. */
+static size_t there_bytes(char *part) {
+    size_t len = strlen(part);
+    while (len > 0 && !qep_path_exists(part)) {
         while (len > 0 && part[len - 1] == '/')
             len--;
         while (len > 0 && part[len - 1] != '/')
             len--;
         part[len] = '\0';
     }
-    free(part);
     return len;
 }
 
 /* What was made for a conversion that was refused; a directory that is not empty stays. */
-static void remove_made(const char *path, size_t there) {
-    char *part = strdup(path);
-    for (size_t len = strlen(path); part != NULL && len > there; len--) {
+static void remove_made(const char *path, char *part, size_t there) {
+    strcpy(part, path);
+    for (size_t len = strlen(path); len > there; len--) {
         if (path[len] != '\0' && path[len] != '/')
             continue;
         part[len] = '\0';
         rmdir(part);
     }
-    free(part);
 }
 
 static enum qep_status settle(struct qep_build *b, bool *complete) {
@@ -125,11 +122,10 @@ static enum qep_status settle(struct qep_build *b, bool *complete) {
     return QEP_OK;
 }
 
-enum qep_status qep_build_prepare(struct qep_build *build, bool *complete) {
+/* `part`: a copy of the directory's path, for scratch. */
+static enum qep_status prepare(struct qep_build *build, char *part, bool *complete) {
     const char *dir = build->options.dir;
-    *complete = false;
-    QEP_TRY(build_side_read(build));
-    size_t there = there_bytes(dir);
+    size_t there = there_bytes(part);
     enum qep_status st = there < strlen(dir) ? qep_mkdirs(dir) : QEP_OK;
     if (st == QEP_OK)
         st = qep_dir_open(dir, &build->work.dir);
@@ -138,6 +134,17 @@ enum qep_status qep_build_prepare(struct qep_build *build, bool *complete) {
     if (st == QEP_OK)
         return QEP_OK;
     qep_work_leave(&build->work);
-    remove_made(dir, there);
+    remove_made(dir, part, there);
+    return st;
+}
+
+enum qep_status qep_build_prepare(struct qep_build *build, bool *complete) {
+    *complete = false;
+    QEP_TRY(build_side_read(build));
+    char *part = strdup(build->options.dir);
+    if (part == NULL)
+        return qep_fail(QEP_ERR_SYSTEM, "%s: out of memory", build->options.dir);
+    enum qep_status st = prepare(build, part, complete);
+    free(part);
     return st;
 }

@@ -11,8 +11,10 @@
 static enum qep_status check_config(const struct qep_build *b, const char *path,
                                     const struct build_side *file) {
     struct qep_model_config now;
-    if (file->data != NULL && qep_config_parse(file->data, file->len, path, &now) == QEP_OK &&
-        memcmp(&now, b->options.config, sizeof now) == 0)
+    enum qep_status st = QEP_ERR_DATA;
+    if (file->data != NULL)
+        QEP_TRY_SYSTEM(st, qep_config_parse(file->data, file->len, path, &now));
+    if (st == QEP_OK && memcmp(&now, b->options.config, sizeof now) == 0)
         return QEP_OK;
     return qep_fail(QEP_ERR_DATA, "%s: changed since it was read a moment ago", path);
 }

@@ -91,39 +91,55 @@ void build_state_name(const char *name, const char *suffix, char out[BUILD_STATE
     snprintf(out, BUILD_STATE_NAME_MAX, "%s%s", name, suffix);
 }
 
-bool build_same_file(const struct qep_dir *dir, const char *name,
-                     const struct qep_file_identity *identity) {
+enum qep_status build_same_file(const struct qep_dir *dir, const char *name,
+                                const struct qep_file_identity *identity, bool *same) {
     struct qep_seekable found = {0};
     uint64_t bytes = 0;
     int fd = -1;
-    bool same = false;
-    if (qep_dir_open_file(dir, name, &fd, &bytes) == QEP_OK &&
-        qep_seekable_open_fd(fd, bytes, name, &found) == QEP_OK)
-        same = found.bytes == identity->bytes && found.index_hash == identity->index_hash;
+    enum qep_status st = qep_dir_open_file(dir, name, &fd, &bytes);
+    if (st == QEP_OK)
+        st = qep_seekable_open_fd(fd, bytes, name, &found);
+    *same =
+        st == QEP_OK && found.bytes == identity->bytes && found.index_hash == identity->index_hash;
     qep_seekable_close(&found);
     if (fd >= 0)
         close(fd);
-    return same;
+    return st == QEP_ERR_SYSTEM ? st : QEP_OK;
+}
+
+/* Is the text that of an entry of this build, and the file as it says? */
+static enum qep_status judge_entry(const struct qep_build *build, const char *file_name,
+                                   const char *text, size_t len, const char *where,
+                                   struct qep_file_identity *identity, bool *same) {
+    enum qep_status st = QEP_OK;
+    *same = false;
+    if (len <= QEP_HASH_TEXT || memcmp(text, build->identity, QEP_HASH_TEXT - 1) != 0)
+        return QEP_OK;
+    QEP_TRY_SYSTEM(
+        st, qep_manifest_parse_entry(text + QEP_HASH_TEXT, len - QEP_HASH_TEXT, where, identity));
+    return st == QEP_OK ? build_same_file(&build->work.state, file_name, identity, same) : QEP_OK;
 }
 
 enum qep_status build_load_entry(const struct qep_build *build, const struct qep_layout_file *file,
                                  char **entry, struct qep_file_identity *identity) {
     char name[BUILD_STATE_NAME_MAX], *text = NULL;
     size_t len = 0;
+    bool same = false;
+    enum qep_status st = QEP_OK;
     *entry = NULL;
     build_state_name(file->name, ".json", name);
-    if (qep_dir_entry(&build->work.state, name) == QEP_ENTRY_FILE &&
-        qep_dir_read(&build->work.state, name, QEP_MANIFEST_MAX_BYTES, &text, &len) == QEP_OK &&
-        len > QEP_HASH_TEXT && memcmp(text, build->identity, QEP_HASH_TEXT - 1) == 0 &&
-        qep_manifest_parse_entry(text + QEP_HASH_TEXT, len - QEP_HASH_TEXT, name, identity) ==
-            QEP_OK &&
-        build_same_file(&build->work.state, file->name, identity)) {
+    if (qep_dir_entry(&build->work.state, name) != QEP_ENTRY_FILE)
+        return QEP_OK;
+    QEP_TRY_SYSTEM(st, qep_dir_read(&build->work.state, name, QEP_MANIFEST_MAX_BYTES, &text, &len));
+    if (st == QEP_OK)
+        st = judge_entry(build, file->name, text, len, name, identity, &same);
+    if (same) {
         memmove(text, text + QEP_HASH_TEXT, len - QEP_HASH_TEXT + 1);
         *entry = text;
         text = NULL;
     }
     free(text);
-    return QEP_OK;
+    return st == QEP_ERR_SYSTEM ? st : QEP_OK;
 }
 
 enum qep_status build_save_entry(const struct qep_build *build, const struct qep_layout_file *file,

@@ -127,14 +127,18 @@ static enum qep_status check_new(const struct qep_build *b, const struct swap *s
     return place == &b->work.state ? build_old_check(b, &s->old, name) : QEP_OK;
 }
 
-static bool side_is_whole(const struct qep_build *b, const struct qep_side_file *file) {
+static enum qep_status is_whole_side(const struct qep_build *b, const struct qep_side_file *file,
+                                     bool *whole) {
     char *text = NULL, hash[QEP_HASH_TEXT] = "";
     size_t len = 0;
-    if (qep_dir_read(place_of(b, file->name), file->name, QEP_MAX_SIDE_BYTES, &text, &len) ==
-        QEP_OK)
+    enum qep_status st = QEP_OK;
+    QEP_TRY_SYSTEM(
+        st, qep_dir_read(place_of(b, file->name), file->name, QEP_MAX_SIDE_BYTES, &text, &len));
+    if (st == QEP_OK)
         qep_hash_text(text, len, hash);
     free(text);
-    return strcmp(hash, file->hash) == 0;
+    *whole = strcmp(hash, file->hash) == 0;
+    return QEP_OK;
 }
 
 static bool is_now(const struct swap *s, const char *name) {
@@ -149,14 +153,16 @@ static bool is_now(const struct swap *s, const char *name) {
 
 /* All that replace() will touch; changes nothing. */
 static enum qep_status check_all(const struct qep_build *b, const struct swap *s) {
+    bool whole = false;
     for (size_t f = 0; f < s->now.layout.num_files; f++) {
         const char *name = s->now.layout.files[f].name;
-        bool whole = build_same_file(place_of(b, name), name, &s->now.files[f]);
+        QEP_TRY(build_same_file(place_of(b, name), name, &s->now.files[f], &whole));
         QEP_TRY(check_new(b, s, name, whole));
     }
-    for (int i = 0; i < s->now.num_side_files; i++)
-        QEP_TRY(
-            check_new(b, s, s->now.side_files[i].name, side_is_whole(b, &s->now.side_files[i])));
+    for (int i = 0; i < s->now.num_side_files; i++) {
+        QEP_TRY(is_whole_side(b, &s->now.side_files[i], &whole));
+        QEP_TRY(check_new(b, s, s->now.side_files[i].name, whole));
+    }
     for (size_t i = 0; i < s->old.count; i++)
         QEP_TRY(build_old_check(b, &s->old, s->old.items[i]));
     return QEP_OK;

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <xxhash.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 enum {
     RAW_HEADER = 9, /* magic 4, descriptor 1, content size 4 */
@@ -95,27 +96,37 @@ static size_t encode_raw(const uint8_t *data, size_t n, uint8_t *out) {
     return (size_t)(p + 4 - out);
 }
 
+static enum qep_status compress(struct qep_encoder *encoder, const uint8_t *data, size_t n,
+                                void *out, size_t out_bytes, size_t *packed) {
+    *packed = ZSTD_compress2(encoder->cctx, out, out_bytes, data, n);
+    if (!ZSTD_isError(*packed))
+        return QEP_OK;
+    bool memory = ZSTD_getErrorCode(*packed) == ZSTD_error_memory_allocation;
+    return qep_fail(memory ? QEP_ERR_SYSTEM : QEP_ERR_BUG, "zstd: %s", ZSTD_getErrorName(*packed));
+}
+
 /* A look at a piece from the middle saves most of the work on data that cannot shrink. */
-static bool probe(struct qep_encoder *encoder, const uint8_t *data, size_t n, void *out) {
+static enum qep_status probe(struct qep_encoder *encoder, const uint8_t *data, size_t n, void *out,
+                             bool *shrinks) {
+    size_t packed = 0;
+    *shrinks = true;
     if (encoder->mode == QEP_COMPRESS_MAX || n < 4 * (size_t)PROBE_BYTES)
-        return true;
-    size_t rc = ZSTD_compress2(encoder->cctx, out, qep_frame_bound(n), data + n / 2, PROBE_BYTES);
-    return ZSTD_isError(rc) || rc * 100 <= (size_t)PROBE_BYTES * 93;
+        return QEP_OK;
+    QEP_TRY(compress(encoder, data + n / 2, PROBE_BYTES, out, qep_frame_bound(n), &packed));
+    *shrinks = packed * 100 <= (size_t)PROBE_BYTES * 93;
+    return QEP_OK;
 }
 
 enum qep_status qep_frame_encode(struct qep_encoder *encoder, const void *data, size_t n, void *out,
                                  size_t *out_bytes) {
     if (n == 0 || n > QEP_FRAME_MAX)
         return qep_fail(QEP_ERR_BUG, "frame of %zu bytes", n);
-    if (probe(encoder, data, n, out)) {
-        size_t rc = ZSTD_compress2(encoder->cctx, out, qep_frame_bound(n), data, n);
-        if (ZSTD_isError(rc))
-            return qep_fail(QEP_ERR_BUG, "zstd: %s", ZSTD_getErrorName(rc));
-        size_t limit = encoder->mode == QEP_COMPRESS_MAX ? n - 1 : n / 10 * 9;
-        if (rc <= limit) {
-            *out_bytes = rc;
+    bool shrinks = false;
+    QEP_TRY(probe(encoder, data, n, out, &shrinks));
+    if (shrinks) {
+        QEP_TRY(compress(encoder, data, n, out, qep_frame_bound(n), out_bytes));
+        if (*out_bytes <= (encoder->mode == QEP_COMPRESS_MAX ? n - 1 : n / 10 * 9))
             return QEP_OK;
-        }
     }
     *out_bytes = encode_raw(data, n, out);
     return QEP_OK;
@@ -142,10 +153,13 @@ void qep_decoder_destroy(struct qep_decoder *decoder) {
     free(decoder);
 }
 
-const char *qep_frame_decode(struct qep_decoder *decoder, const void *frame, size_t frame_bytes,
-                             void *out, size_t n) {
+enum qep_status qep_frame_decode(struct qep_decoder *decoder, const void *frame, size_t frame_bytes,
+                                 void *out, size_t n, const char **wrong) {
     size_t rc = ZSTD_decompressDCtx(decoder->dctx, out, n, frame, frame_bytes);
-    if (ZSTD_isError(rc))
-        return ZSTD_getErrorName(rc);
-    return rc == n ? NULL : "shorter than the seek table says";
+    *wrong = ZSTD_isError(rc) ? ZSTD_getErrorName(rc)
+             : rc == n        ? NULL
+                              : "shorter than the seek table says";
+    return ZSTD_isError(rc) && ZSTD_getErrorCode(rc) == ZSTD_error_memory_allocation
+               ? qep_fail(QEP_ERR_SYSTEM, "zstd: %s", *wrong)
+               : QEP_OK;
 }

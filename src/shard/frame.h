@@ -31,9 +31,10 @@ enum qep_status qep_frame_encode(struct qep_encoder *encoder, const void *data, 
 enum qep_status qep_decoder_create(struct qep_decoder **out);
 void qep_decoder_destroy(struct qep_decoder *decoder); /* NULL is fine */
 
-/* Decodes one frame that must give exactly n bytes; NULL when it does, else what is wrong. The
- * caller has checked the frame's hash, so the checksum inside is not computed again. */
-const char *qep_frame_decode(struct qep_decoder *decoder, const void *frame, size_t frame_bytes,
-                             void *out, size_t n);
+/* Decodes one frame that must give exactly n bytes; *wrong is NULL when it does, else what is
+ * wrong. QEP_ERR_SYSTEM when memory is short. The caller has checked the frame's hash, so the
+ * checksum inside is not computed again. */
+enum qep_status qep_frame_decode(struct qep_decoder *decoder, const void *frame, size_t frame_bytes,
+                                 void *out, size_t n, const char **wrong);
 
 #endif

@@ -16,9 +16,9 @@
 
 enum {
     QEP_MANIFEST_VERSION = 1,
-    QEP_MANIFEST_MAX_BYTES = 128 << 20,
+    QEP_MANIFEST_MAX_BYTES = 64 << 20,
     QEP_MAX_SIDE_FILES = 8,
-    QEP_MAX_SIDE_BYTES = 256 << 20
+    QEP_MAX_SIDE_BYTES = 64 << 20
 };
 
 /* A file copied as it came. */

@@ -33,7 +33,7 @@ struct frame_size {
 struct worker {
     struct qep_encoder *encoder;
     void *rows;     /* a batch as read */
-    float *floats;  /* the same as f32 */
+    void *floats;   /* the same as f32 */
     void *out[2];   /* parts of the task */
     uint8_t *coded; /* its frames */
     struct frame_size *frames;
@@ -148,11 +148,9 @@ static enum qep_status store_bf16(struct worker *w, const struct batch *t, bool 
     size_t n = (size_t)t->rows * (size_t)t->cols;
     const uint16_t *bits = w->rows;
     if (t->type == QEP_ROWS_F32) {
-        void *mem = w->floats;
-        QEP_TRY(reserve(&mem, &w->floats_cap, n * 2));
-        w->floats = mem;
-        to_bf16(w->rows, n, mem);
-        bits = mem;
+        QEP_TRY(reserve(&w->floats, &w->floats_cap, n * 2));
+        to_bf16(w->rows, n, w->floats);
+        bits = w->floats;
     }
     if (planes)
         split_planes(bits, n, t->out[0], t->out[1]);
@@ -176,10 +174,8 @@ static enum qep_status store_integers(struct worker *w, const struct batch *t,
                                       enum qep_weight_type type) {
     size_t n = (size_t)t->rows * (size_t)t->cols;
     size_t scales = qep_weight_num_scales(t->rows, t->cols, t->group_size);
-    void *mem = w->floats;
-    QEP_TRY(reserve(&mem, &w->floats_cap, n * 4 + 64 + (n > 2 * scales ? n : 2 * scales)));
-    w->floats = mem;
-    uint8_t *scratch = (uint8_t *)mem + (n * 4 + 63) / 64 * 64;
+    QEP_TRY(reserve(&w->floats, &w->floats_cap, n * 4 + 64 + (n > 2 * scales ? n : 2 * scales)));
+    uint8_t *scratch = (uint8_t *)w->floats + (n * 4 + 63) / 64 * 64;
     if (t->type == QEP_ROWS_F32)
         memcpy(w->floats, w->rows, n * 4);
     else

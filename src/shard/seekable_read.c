@@ -178,8 +178,8 @@ enum qep_status qep_frame_read(struct qep_frame_reader *reader, size_t frame_idx
     if (XXH3_64bits(reader->stored, frame->stored_bytes) != frame->hash)
         wrong = "its bytes do not match their hash";
     else
-        wrong = qep_frame_decode(reader->decoder, reader->stored, frame->stored_bytes, out,
-                                 frame->content_bytes);
+        QEP_TRY(qep_frame_decode(reader->decoder, reader->stored, frame->stored_bytes, out,
+                                 frame->content_bytes, &wrong));
     if (wrong != NULL)
         return qep_fail(QEP_ERR_DATA, "%s: %s: frame %zu (bytes %llu..%llu) is damaged: %s",
                         file->path, what, frame_idx, (unsigned long long)frame->offset,

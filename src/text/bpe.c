@@ -1,6 +1,7 @@
 #include "text/bpe.h"
 
 #include "base/mem.h"
+#include "base/temporary.h"
 
 #include <stdbool.h>
 #include <stdlib.h>
@@ -17,7 +18,7 @@ struct qep_bpe_candidate {
 };
 
 /* Up to here a scan for the lowest rank beats the heap. */
-enum { SHORT_WORD = 12 };
+enum { SHORT_WORD = 12, STEPS_PER_LOOK = 1 << 16 };
 
 void qep_bpe_free(struct qep_bpe *bpe) {
     free(bpe->symbols);
@@ -93,10 +94,13 @@ static void join(struct qep_bpe *bpe, int32_t at, int32_t id) {
 }
 
 static enum qep_status merge_long(struct qep_bpe *bpe, const struct qep_vocab *vocab, size_t len) {
+    size_t steps = 0;
     bpe->heap_count = 0;
     for (size_t i = 0; i + 1 < len; i++)
         QEP_TRY(push_pair(bpe, vocab, (int32_t)i));
     while (bpe->heap_count > 0) {
+        if (++steps % STEPS_PER_LOOK == 0 && qep_temporaries_were_removed())
+            return qep_fail(QEP_ERR_INTERRUPTED, "interrupted within a word of %zu bytes", len);
         struct qep_bpe_candidate c = heap_pop(bpe);
         const struct qep_bpe_symbol *left = &bpe->symbols[c.at];
         if (left->id < 0 || left->next < 0)

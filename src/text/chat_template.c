@@ -100,14 +100,16 @@ static enum qep_status append_head(struct render *r, const struct qep_value *fir
 /* The last user message that is not a wrapped tool response. Walking forward visits messages that
  * Jinja, walking back, never looks at, so errors in their content wait until the end. */
 static enum qep_status find_last_query(struct render *r, const struct qep_value *messages) {
-    bool found = false, failed = false;
+    bool found = false;
+    enum qep_status failed = QEP_OK;
     size_t idx = 0;
     for (const struct qep_value *m = messages->child; m != NULL; m = m->next, idx++) {
         struct qep_text_span part;
         if (!has_role(m, "user"))
             continue;
-        if (trimmed_content(r, m, QEP_CHAT_CONTENT_LOOK, &part) != QEP_OK) {
-            failed = true;
+        enum qep_status st = trimmed_content(r, m, QEP_CHAT_CONTENT_LOOK, &part);
+        if (st != QEP_OK) {
+            failed = st;
             continue;
         }
         if (starts_with(&r->content, part, "<tool_response>") &&
@@ -115,10 +117,10 @@ static enum qep_status find_last_query(struct render *r, const struct qep_value 
             continue;
         r->last_query = idx;
         found = true;
-        failed = false;
+        failed = QEP_OK;
     }
-    if (failed)
-        return QEP_ERR_DATA; /* the message is set */
+    if (failed != QEP_OK)
+        return failed; /* the message is set */
     return found ? QEP_OK : qep_fail(QEP_ERR_DATA, "No user query found in messages.");
 }
 

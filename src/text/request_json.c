@@ -23,6 +23,7 @@ struct reader {
     const char *text, *where;
     size_t len, at;
     int depth;
+    size_t num_values;
     struct qep_value_doc *doc;
     struct qep_bytes scratch;
 };
@@ -296,6 +297,8 @@ static enum qep_status parse_items(struct reader *r, struct qep_value *value) {
     }
     for (;;) {
         void *p = NULL;
+        if (++r->num_values > QEP_VALUE_MAX_COUNT)
+            return fail_at(r, r->at, "more values than are accepted");
         QEP_TRY(take(r->doc, sizeof(struct qep_value), &p));
         struct qep_value *item = p;
         *item = (struct qep_value){0};

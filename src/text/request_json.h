@@ -3,7 +3,8 @@
  * a length with every string.
  *
  * Accepts RFC 8259 exactly (no NaN, no comments, no raw control characters, valid UTF-8 only), the
- * whole input being one value, at most QEP_VALUE_MAX_DEPTH deep. As Python's json: keys keep their
+ * whole input being one value that holds at most QEP_VALUE_MAX_COUNT others (of 100 bytes of memory
+ * and two of text) and is at most QEP_VALUE_MAX_DEPTH deep. As Python's json: keys keep their
  * order, of duplicate keys the last value wins at the place of the first. A lone surrogate escape,
  * which has no UTF-8, becomes U+FFFD. */
 #ifndef QEP_TEXT_REQUEST_JSON_H
@@ -15,7 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-enum { QEP_VALUE_MAX_DEPTH = 500 };
+enum { QEP_VALUE_MAX_DEPTH = 500, QEP_VALUE_MAX_COUNT = 4 << 20 };
 
 enum qep_value_kind {
     QEP_VALUE_NULL,

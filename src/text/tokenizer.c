@@ -23,51 +23,6 @@ static const struct qep_token *token_of(const struct qep_tokenizer *tok, int32_t
     return &tok->vocab.tokens[id];
 }
 
-static bool goes_before(const struct qep_vocab *vocab, int32_t a, int32_t b) {
-    const struct qep_token *x = &vocab->tokens[a], *y = &vocab->tokens[b];
-    unsigned char first_x = (unsigned char)vocab->texts.data[x->spelling];
-    unsigned char first_y = (unsigned char)vocab->texts.data[y->spelling];
-    return first_x != first_y ? first_x < first_y : x->spelling_len > y->spelling_len;
-}
-
-/* Insertion by binary search: sets have tens of tokens. */
-void qep_added_set_index(struct qep_added_set *set, const struct qep_vocab *vocab) {
-    for (size_t i = 1; i < set->count; i++) {
-        int32_t id = set->ids[i];
-        size_t low = 0, high = i;
-        while (low < high) {
-            size_t mid = low + (high - low) / 2;
-            if (goes_before(vocab, id, set->ids[mid]))
-                high = mid;
-            else
-                low = mid + 1;
-        }
-        memmove(set->ids + low + 1, set->ids + low, (i - low) * sizeof *set->ids);
-        set->ids[low] = id;
-    }
-    size_t at = 0;
-    for (size_t b = 0; b < 256; b++) {
-        set->begin[b] = at;
-        while (at < set->count &&
-               (unsigned char)vocab->texts.data[vocab->tokens[set->ids[at]].spelling] == b)
-            at++;
-    }
-    set->begin[256] = at;
-}
-
-/* The longest token of the set at text[0..len), or -1. `skip_special`: only others count. */
-static int32_t added_at(const struct qep_tokenizer *tok, const struct qep_added_set *set,
-                        const char *text, size_t len, bool skip_special) {
-    unsigned char first = (unsigned char)*text;
-    for (size_t i = set->begin[first]; i < set->begin[first + 1]; i++) {
-        const struct qep_token *t = token_of(tok, set->ids[i]);
-        if (t->spelling_len <= len && !(skip_special && t->special) &&
-            memcmp(tok->vocab.texts.data + t->spelling, text, t->spelling_len) == 0)
-            return set->ids[i];
-    }
-    return -1;
-}
-
 /* Pre-tokenized pieces of normalised text without added tokens -> ids. */
 static enum qep_status encode_words(struct encode *e, const char *text, size_t len) {
     const struct qep_tokenizer *tok = e->tok;
@@ -99,7 +54,7 @@ static enum qep_status encode_normalized(struct encode *e, const char *text, siz
     const struct qep_added_set *set = &e->tok->normalized;
     size_t done = 0;
     for (size_t at = 0; at < len && set->count > 0;) {
-        int32_t id = added_at(e->tok, set, text + at, len - at, has_plain);
+        int32_t id = qep_added_set_at(set, &e->tok->vocab, text + at, len - at, has_plain);
         if (id < 0) {
             at++;
             continue;
@@ -144,10 +99,10 @@ static enum qep_status encode_raw(struct encode *e, const char *text, size_t len
     const struct qep_added_set *set = &e->tok->raw;
     size_t done = 0, next_plain = 0, done_plain = 0;
     for (size_t at = 0; at < len;) {
-        int32_t id = added_at(e->tok, set, text + at, len - at, false);
+        int32_t id = qep_added_set_at(set, &e->tok->vocab, text + at, len - at, false);
         if (id >= 0 && token_of(e->tok, id)->special &&
             touches_plain(e, &next_plain, at, at + token_of(e->tok, id)->spelling_len))
-            id = added_at(e->tok, set, text + at, len - at, true);
+            id = qep_added_set_at(set, &e->tok->vocab, text + at, len - at, true);
         if (id < 0) {
             at++;
             continue;

@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { QEP_TOKENIZER_MAX_BYTES = 256 << 20 };
+enum { QEP_TOKENIZER_MAX_BYTES = 64 << 20 };
 
 struct qep_tokenizer;
 
@@ -44,7 +44,7 @@ int32_t qep_tokenizer_find(const struct qep_tokenizer *tok, const char *text);
  * tokens are ordinary text: a special token that touches one is not cut out; added tokens that are
  * not special (<think>, <tool_call>) always are, as with split_special_tokens. Ill-formed UTF-8 is
  * read as U+FFFD, as Python's errors="replace". Errors: QEP_ERR_DATA when the vocab lacks a token
- * for a byte that is needed or the regex hits a limit; QEP_ERR_SYSTEM. */
+ * for a byte that is needed or the regex takes too long; QEP_ERR_INTERRUPTED; QEP_ERR_SYSTEM. */
 enum qep_status qep_tokenizer_encode(const struct qep_tokenizer *tok, const char *text, size_t len,
                                      const struct qep_text_span *plain, size_t num_plain,
                                      struct qep_ids *out);

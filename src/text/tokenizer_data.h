@@ -9,7 +9,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Added tokens to look for, grouped by first byte, longer ones first within a group. */
+enum {
+    QEP_ADDED_MAX_BYTES = 1024
+}; /* of one added token; at each byte of a text one is looked for */
+
+/* Added tokens to look for, in the order of their spellings. */
 struct qep_added_set {
     int32_t *ids;
     size_t count, cap;
@@ -26,6 +30,11 @@ struct qep_tokenizer {
 };
 
 /* Sorts and groups a set after its last id. */
-void qep_added_set_index(struct qep_added_set *set, const struct qep_vocab *vocab);
+enum qep_status qep_added_set_index(struct qep_added_set *set, const struct qep_vocab *vocab);
+
+/* The longest token of the set at text[0..len), len > 0, or -1. `skip_special`: only others count.
+ */
+int32_t qep_added_set_at(const struct qep_added_set *set, const struct qep_vocab *vocab,
+                         const char *text, size_t len, bool skip_special);
 
 #endif

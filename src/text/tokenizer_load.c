@@ -223,6 +223,9 @@ static enum qep_status load_added(struct qep_tokenizer *tok, const cJSON *item, 
     QEP_TRY(qep_json_string(item, "content", where, &content));
     QEP_TRY(qep_json_int(item, "id", where, 0, QEP_VOCAB_MAX_IDS - 1, &id));
     QEP_TRY(check_vocab_size(where, content, id, vocab_size));
+    if (strlen(content) > QEP_ADDED_MAX_BYTES)
+        return qep_fail(QEP_ERR_DATA, "%s: added token %lld: expected at most %d bytes, found %zu",
+                        where, (long long)id, QEP_ADDED_MAX_BYTES, strlen(content));
     QEP_TRY(want_false(item, "lstrip", where));
     QEP_TRY(want_false(item, "rstrip", where));
     QEP_TRY(want_false(item, "single_word", where));
@@ -257,9 +260,8 @@ static enum qep_status load_all(struct qep_tokenizer *tok, const cJSON *root, co
     cJSON_ArrayForEach (item, added) {
         QEP_TRY(load_added(tok, item, where, vocab_size));
     }
-    qep_added_set_index(&tok->raw, &tok->vocab);
-    qep_added_set_index(&tok->normalized, &tok->vocab);
-    return QEP_OK;
+    QEP_TRY(qep_added_set_index(&tok->raw, &tok->vocab));
+    return qep_added_set_index(&tok->normalized, &tok->vocab);
 }
 
 enum qep_status qep_tokenizer_parse(const char *json, size_t len, const char *where,

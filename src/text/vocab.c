@@ -4,6 +4,11 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#define XXH_INLINE_ALL /* header only: this room links no hash library */
+#include <xxhash.h>
 
 /* GPT-2's byte alphabet: printable Latin-1 bytes stand for themselves, the other 68 take U+0100 and
  * up in byte order. */
@@ -37,16 +42,16 @@ enum qep_status qep_byte_alphabet_append(struct qep_bytes *out, const char *byte
     return QEP_OK;
 }
 
-static size_t hash_text(const char *text, size_t len) {
-    uint64_t h = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < len; i++)
-        h = (h ^ (unsigned char)text[i]) * 0x100000001b3u;
-    return (size_t)(h ^ h >> 29);
+/* Of a vocabulary, by chance: nobody can write a file whose entries all fall into one slot. */
+static uint64_t choose_seed(void) {
+    uint64_t seed = 0;
+    if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) != (ssize_t)sizeof seed)
+        seed = (uint64_t)(uintptr_t)&seed ^ (uint64_t)getpid() << 40; /* early in a boot */
+    return seed | 1;
 }
 
-static size_t hash_pair(uint64_t pair) {
-    pair *= 0x9e3779b97f4a7c15u;
-    return (size_t)(pair ^ pair >> 32);
+static size_t spelling_slot(const struct qep_vocab *vocab, const char *text, size_t len) {
+    return (size_t)XXH3_64bits_withSeed(text, len, vocab->seed) & vocab->spelling_mask;
 }
 
 /* A power of two with at most half of the slots in use. */
@@ -60,7 +65,7 @@ static size_t slots_for(size_t count) {
 enum qep_status qep_vocab_init(struct qep_vocab *vocab, size_t num_spellings, size_t num_merges) {
     size_t slots = slots_for(num_spellings), merge_slots = slots_for(num_merges);
     void *p = NULL;
-    *vocab = (struct qep_vocab){0};
+    *vocab = (struct qep_vocab){.seed = choose_seed()};
     QEP_TRY(qep_alloc(slots, sizeof *vocab->by_spelling, "vocabulary", &p));
     vocab->by_spelling = p;
     vocab->spelling_mask = slots - 1;
@@ -69,6 +74,7 @@ enum qep_status qep_vocab_init(struct qep_vocab *vocab, size_t num_spellings, si
     QEP_TRY(qep_alloc(merge_slots, sizeof *vocab->merges, "merges", &p));
     vocab->merges = p;
     vocab->merge_mask = merge_slots - 1;
+    vocab->merge_shift = __builtin_clzll(merge_slots) + 1;
     for (size_t i = 0; i < merge_slots; i++)
         vocab->merges[i] = (struct qep_merge){.rank = -1};
     return QEP_OK;
@@ -113,7 +119,7 @@ static enum qep_status append_decoded(struct qep_bytes *out, const char *spellin
 
 static enum qep_status index_spelling(struct qep_vocab *vocab, const char *where,
                                       const char *spelling, size_t len, int32_t id) {
-    size_t slot = hash_text(spelling, len) & vocab->spelling_mask;
+    size_t slot = spelling_slot(vocab, spelling, len);
     for (; vocab->by_spelling[slot] >= 0; slot = (slot + 1) & vocab->spelling_mask) {
         const struct qep_token *t = &vocab->tokens[vocab->by_spelling[slot]];
         if (t->spelling_len == len && memcmp(vocab->texts.data + t->spelling, spelling, len) == 0)
@@ -154,7 +160,7 @@ enum qep_status qep_vocab_add(struct qep_vocab *vocab, const char *where, const 
 }
 
 int32_t qep_vocab_find(const struct qep_vocab *vocab, const char *spelling, size_t len) {
-    size_t slot = hash_text(spelling, len) & vocab->spelling_mask;
+    size_t slot = spelling_slot(vocab, spelling, len);
     for (; vocab->by_spelling[slot] >= 0; slot = (slot + 1) & vocab->spelling_mask) {
         const struct qep_token *t = &vocab->tokens[vocab->by_spelling[slot]];
         if (t->spelling_len == len && memcmp(vocab->texts.data + t->spelling, spelling, len) == 0)
@@ -178,7 +184,7 @@ void qep_vocab_find_bytes(struct qep_vocab *vocab) {
 }
 
 static size_t merge_slot(const struct qep_vocab *vocab, uint64_t pair) {
-    size_t slot = hash_pair(pair) & vocab->merge_mask;
+    size_t slot = (size_t)(pair * vocab->seed >> vocab->merge_shift); /* universal: an odd factor */
     while (vocab->merges[slot].rank >= 0 && vocab->merges[slot].pair != pair)
         slot = (slot + 1) & vocab->merge_mask;
     return slot;

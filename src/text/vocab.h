@@ -11,8 +11,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Ids are array positions here, so a bound keeps a damaged file from asking for gigabytes. */
-enum { QEP_VOCAB_MAX_IDS = 1 << 24 };
+/* Ids are array positions here, so a bound keeps a damaged file from asking for gigabytes: that of
+ * "vocab_size" in a config.json. */
+enum { QEP_VOCAB_MAX_IDS = 1 << 21 };
 
 struct qep_token {
     size_t spelling;       /* offset in `texts`, NUL-terminated as well */
@@ -36,6 +37,8 @@ struct qep_vocab {
     size_t spelling_mask;
     struct qep_merge *merges; /* hash slots, rank -1 empty */
     size_t merge_mask;
+    int merge_shift;
+    uint64_t seed;        /* of both tables; odd */
     int32_t byte_id[256]; /* the token of a single byte, or -1 */
 };
 

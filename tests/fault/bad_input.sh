@@ -170,6 +170,27 @@ d=$(damaged no-tokenizer) && rm "$d/tokenizer.json"
 run tokenizer-missing 65 'tokenizer.json: missing.*qwen-ep reseal' "$d" --prompt hi
 "$exe" reseal "$d" >/dev/null
 run no-tokenizer 65 'no tokenizer.json in the model directory' "$d" --prompt hi
+
+# --- a split regex without end: nothing waits for it, the next request of a stream is answered, and a stop is heard
+d=$(damaged endless) && perl -pi -e 's/"Regex": *"[^"]*"/"Regex": "(a|a)*b|.*"/' "$d/tokenizer.json" && "$exe" reseal "$d" >/dev/null
+head -c 900 /dev/zero | tr '\0' a >"$work/aaa"
+run endless-regex 65 'tokenizer.json: split regex "\(a\|a\)\*b.*too many steps' "$d" --raw --prompt-file "$work/aaa"
+bad endless-tokenize 65 'too many steps' "$exe" tokenize --model "$d" --text-file "$work/aaa"
+printf '{"text": "%s"}\n{"text": "hi"}\n' "$(cat "$work/aaa")" | "$exe" tokenize --model "$d" --jsonl >"$work/out"
+if [ $? = 0 ] && [ "$(grep -c . "$work/out")" = 2 ] && grep -q '^{"error": ".*too many steps' "$work/out" &&
+    tail -1 "$work/out" | grep -q '^\[71, 72\]$'; then passed=$((passed + 1)); else failed=$((failed + 1)); echo "FAILED: --jsonl with an endless regex"; cut -c1-200 "$work/out"; fi
+yes "$(cat "$work/aaa")" | head -c 50000000 >"$work/many"
+"$exe" run --model "$d" --raw --prompt-file "$work/many" --quiet >/dev/null 2>"$work/err" &
+pid=$!
+sleep 2
+kill -TERM $pid
+start=$EPOCHREALTIME
+wait $pid
+code=$?
+took=$(((${EPOCHREALTIME/./} - ${start/./}) / 1000))
+if [ $code = 75 ] && [ $took -le 2000 ] && grep -q interrupted "$work/err"; then passed=$((passed + 1)); else failed=$((failed + 1)); echo "FAILED: SIGTERM within a split regex: exit $code after $took ms: $(head -1 "$work/err")"; fi
+rm "$work/aaa" "$work/many"
+
 d=$(damaged template) && echo '{{ messages }}' >"$d/chat_template.jinja" && "$exe" reseal "$d" >/dev/null
 run unknown-template 65 'unknown chat template' "$d" --prompt hi
 

@@ -13,3 +13,13 @@ add_test(NAME threads.ranks COMMAND test_ranks WORKING_DIRECTORY ${CMAKE_SOURCE_
 set_tests_properties(threads.ranks PROPERTIES LABELS threads ENVIRONMENT CK_RUN_CASE=some TIMEOUT 600)
 set_tests_properties(unit.ranks PROPERTIES ENVIRONMENT CK_RUN_CASE=all)
 set_tests_properties(unit.golden unit.ranks unit.tiny_chat unit.quant_quality PROPERTIES TIMEOUT 1800)
+# Memory that runs out: what fails is said in support/failing_memory.c.
+qep_unit_test(out_of_memory qep_test_support qep::pcre2 qep::utf8proc qep::xxhash)
+target_sources(test_out_of_memory PRIVATE support/failing_memory.c)
+foreach(name malloc calloc realloc aligned_alloc free strdup asprintf fopen opendir fdopendir pthread_create fsync
+             ZSTD_createCCtx ZSTD_createDCtx ZSTD_compress2 ZSTD_decompressDCtx XXH3_createState utf8proc_map
+             pcre2_compile_8 pcre2_jit_compile_8 pcre2_match_data_create_8 pcre2_match_context_create_8
+             pcre2_jit_stack_create_8 pcre2_match_8)
+  target_link_options(test_out_of_memory PRIVATE -Wl,--wrap=${name})
+endforeach()
+set_tests_properties(unit.out_of_memory PROPERTIES TIMEOUT 1800)

@@ -143,6 +143,38 @@ START_TEST(json_root_is_an_object) {
 }
 END_TEST
 
+/* {"x": [FILL,FILL,...0]} with `count` values in all. */
+static char *many_values(const char *fill, size_t count, size_t *len) {
+    size_t n = strlen(fill), at = 6;
+    char *text = malloc(count * (n + 1) + 16);
+    ck_assert_ptr_nonnull(text);
+    memcpy(text, "{\"x\":[", at);
+    for (size_t i = 0; i < count - 3; i++) {
+        memcpy(text + at, fill, n);
+        at += n;
+        text[at++] = ',';
+    }
+    memcpy(text + at, "0]}", 4);
+    *len = at + 3;
+    return text;
+}
+
+/* Two bytes of text are a value of a hundred bytes: the number of values is bounded, not the size.
+ * Commas and brackets of strings count for nothing. */
+START_TEST(json_with_too_many_values_is_refused) {
+    cJSON *tree = NULL;
+    size_t len = 0;
+    char *text = many_values("0", QEP_JSON_MAX_VALUES + 1, &len);
+    ck_assert_int_eq(qep_json_parse(text, len, "m.json", &tree), QEP_ERR_DATA);
+    ck_assert_str_eq(qep_last_error(), "m.json: expected at most 4194304 values, found 4194305");
+    free(text);
+    text = many_values("\",[{\\\",\"", 1000000, &len);
+    ck_assert_msg(qep_json_parse(text, len, "m.json", &tree) == QEP_OK, "%s", qep_last_error());
+    cJSON_Delete(tree);
+    free(text);
+}
+END_TEST
+
 START_TEST(file_atomic_write_and_read) {
     char dir[] = "/tmp/qep-base-XXXXXX", *path = NULL, *data = NULL;
     size_t len = 0;
@@ -361,6 +393,7 @@ int main(void) {
     tcase_add_test(tc, alloc_refuses_overflow);
     tcase_add_test(tc, json_getters_check_kind_and_range);
     tcase_add_test(tc, json_root_is_an_object);
+    tcase_add_test(tc, json_with_too_many_values_is_refused);
     tcase_add_test(tc, file_atomic_write_and_read);
     tcase_add_loop_test(tc, strict_open_wants_a_regular_file, 0, NUM_KINDS);
     tcase_add_test(tc, links_are_followed);

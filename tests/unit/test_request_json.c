@@ -171,6 +171,26 @@ START_TEST(depth_is_limited) {
 END_TEST
 
 /* 100,000 keys, each twice: the last values at the first places, in well under a minute. */
+START_TEST(number_of_values_is_limited) {
+    size_t len = 2 * (size_t)(QEP_VALUE_MAX_COUNT + 1) + 1;
+    struct qep_value_doc *doc = NULL;
+    const struct qep_value *root = NULL;
+    char *text = malloc(len);
+    ck_assert_ptr_nonnull(text);
+    for (size_t i = 0; i < len; i++)
+        text[i] = i % 2 == 0 ? ',' : '0';
+    text[0] = '[';
+    text[len - 1] = ']';
+    ck_assert_int_eq(qep_value_parse(text, len, "c.json", &doc, &root), QEP_ERR_DATA);
+    ck_assert(strstr(qep_last_error(), "more values than are accepted") != NULL);
+    text[len - 2] = text[len - 3] = ' ';
+    ck_assert_int_eq(qep_value_parse(text, len, "c.json", &doc, &root), QEP_OK);
+    ck_assert_uint_eq(root->count, QEP_VALUE_MAX_COUNT);
+    qep_value_doc_destroy(doc);
+    free(text);
+}
+END_TEST
+
 START_TEST(many_duplicate_keys) {
     struct qep_bytes text = {0};
     struct qep_value_doc *doc = NULL;
@@ -202,6 +222,7 @@ int main(void) {
     tcase_add_loop_test(tc, bad_text_is_refused, 0, sizeof bad / sizeof *bad);
     tcase_add_test(tc, keeps_length_order_and_source);
     tcase_add_loop_test(tc, depth_is_limited, 0, 2);
+    tcase_add_test(tc, number_of_values_is_limited);
     tcase_add_test(tc, many_duplicate_keys);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);

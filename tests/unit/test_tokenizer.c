@@ -269,7 +269,7 @@ static const struct {
     {"\"merges\": [", "\"merges\": [7, ", "merge 0: expected"},
     {"\"ab\": 300", "\"ab\": 97", "id 97 is both \"a\" and \"ab\""},
     {"\"ab\": 300", "\"ab\": -1", "expected an id in 0.."},
-    {"\"ab\": 300", "\"ab\": 16777216", "expected an id in 0.."},
+    {"\"ab\": 300", "\"ab\": 2097152", "expected an id in 0.."},
     {"\"ab\": 300", "\"ab\": 1e15", "whole id"},
     {"\"ab\": 300", "\"ab\": 300.5", "whole id"},
     {"\"ab\": 300", "\"ab\": \"300\"", "whole id"},

@@ -1,7 +1,9 @@
-foreach(name tokenizer pretokenize chat_template request_json detokenizer)
+foreach(name tokenizer tokenizer_bounds pretokenize chat_template request_json detokenizer)
   qep_unit_test(${name} qep_text qep::zstd)
   target_sources(test_${name} PRIVATE unit/text_support.c)
 endforeach()
+target_link_libraries(test_pretokenize PRIVATE qep::pcre2)
+target_link_options(test_pretokenize PRIVATE -Wl,--wrap=pcre2_jit_compile_8)
 
 # The command itself, without the rest of the program.
 qep_unit_test(tokenizer_cli qep_text qep_shard qep_dist)
