@@ -19,3 +19,8 @@ if(TARGET qwen-ep-emu)
            WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   set_tests_properties(fault.gpu PROPERTIES LABELS fault TIMEOUT 600)
 endif()
+
+# Seeded damage to everything that the program reads.
+file(GLOB hostile_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/tools/hostile/*.c)
+add_executable(hostile_tool ${hostile_sources})
+target_link_libraries(hostile_tool PRIVATE qep_flags qep::zstd qep::xxhash)

@@ -1,0 +1,121 @@
+/* hostile_tool --exe PROGRAM --base DIR --work DIR --seed S --from N --to N [--step N]
+ * [--sanitized]
+ *              [--keep]
+ * Cases N, N + step, ... below `to`; a line for each that fails, and a count at the end. --keep
+ * leaves the inputs of the cases and prints their commands. */
+#include "hostile.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+struct options {
+    const char *exe, *base, *work;
+    uint64_t seed, from, to, step;
+    bool sanitized, keep;
+};
+
+static uint64_t number(const char *text) {
+    char *end = NULL;
+    errno = 0;
+    uint64_t v = strtoull(text, &end, 10);
+    if (errno != 0 || end == text || *end != '\0')
+        die("expected a number, found '%s'", text);
+    return v;
+}
+
+static struct options parse(int argc, char **argv) {
+    struct options o = {.step = 1};
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--sanitized") == 0)
+            o.sanitized = true;
+        else if (strcmp(argv[i], "--keep") == 0)
+            o.keep = true;
+        else if (i + 1 == argc)
+            die("unexpected argument '%s'", argv[i]);
+        else if (strcmp(argv[i], "--exe") == 0)
+            o.exe = argv[++i];
+        else if (strcmp(argv[i], "--base") == 0)
+            o.base = argv[++i];
+        else if (strcmp(argv[i], "--work") == 0)
+            o.work = argv[++i];
+        else if (strcmp(argv[i], "--seed") == 0)
+            o.seed = number(argv[++i]);
+        else if (strcmp(argv[i], "--from") == 0)
+            o.from = number(argv[++i]);
+        else if (strcmp(argv[i], "--to") == 0)
+            o.to = number(argv[++i]);
+        else if (strcmp(argv[i], "--step") == 0)
+            o.step = number(argv[++i]);
+        else
+            die("unexpected argument '%s'", argv[i]);
+    }
+    if (o.exe == NULL || o.base == NULL || o.work == NULL || o.step == 0)
+        die("--exe, --base and --work are needed");
+    return o;
+}
+
+static void make_dir(const char *path) {
+    if (mkdir(path, 0700) != 0 && errno != EEXIST)
+        die("%s: %s", path, strerror(errno));
+}
+
+/* As a shell takes it. */
+static void print_command(const struct hcase *c) {
+    printf("    cd %s &&", c->cwd);
+    for (int i = 0; i < c->command.argc; i++) {
+        printf(" '");
+        for (const char *p = c->command.argv[i]; *p != '\0'; p++)
+            printf(*p == '\'' ? "'\\''" : "%c", *p);
+        printf("'");
+    }
+    printf("%s%s\n", c->command.input != NULL ? " < " : "",
+           c->command.input != NULL ? c->command.input : "");
+}
+
+static bool run_case(const struct options *o, uint64_t n) {
+    struct hcase c = {.rng = {.state = o->seed * 0x2545f4914f6cdd1du + n * 0x9e6c63d0876a9a47u},
+                      .base = o->base,
+                      .exe = o->exe,
+                      .line = SIZE_MAX};
+    const struct judge how = {.limits = {.seconds = 10,
+                                         .rss_bytes = (size_t)2 << 30,
+                                         .address_bytes = o->sanitized ? 0 : (size_t)3 << 30},
+                              .answers = format("%s/answers", o->work)};
+    c.dir = format("%s/case-%llu", o->work, (unsigned long long)n);
+    c.cwd = format("%s/cwd", c.dir);
+    make_dir(how.answers);
+    remove_tree(c.dir);
+    make_dir(c.dir);
+    make_dir(c.cwd);
+    make_dir(format("%s/tmp", c.dir));
+    make_dir(format("%s/log", c.dir));
+    const char *wrong = judge(&c, &how);
+    if (wrong != NULL)
+        printf("FAILED: seed %llu case %llu (%s: %s): %s\n", (unsigned long long)o->seed,
+               (unsigned long long)n, c.area->name, c.note.text, wrong);
+    else if (o->keep)
+        printf("case %llu (%s: %s): as it should be\n", (unsigned long long)n, c.area->name,
+               c.note.text);
+    if (wrong != NULL || o->keep)
+        print_command(&c);
+    if (!o->keep)
+        remove_tree(c.dir);
+    fflush(stdout);
+    return wrong == NULL;
+}
+
+int main(int argc, char **argv) {
+    struct options o = parse(argc, argv);
+    unsigned long long passed = 0, failed = 0;
+    for (uint64_t n = o.from; n < o.to; n += o.step) {
+        bool ok = run_case(&o, n);
+        passed += ok;
+        failed += !ok;
+        keep_end();
+    }
+    printf("%llu passed, %llu failed\n", passed, failed);
+    return failed > 0;
+}

@@ -1,0 +1,251 @@
+#include "hostile.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+static bool starts(struct bytes line, const char *text) {
+    size_t n = strlen(text);
+    return line.n >= n && memcmp(line.p, text, n) == 0;
+}
+
+/* Cuts the next line off; its end is not part of it. */
+static bool next_line(struct bytes *rest, struct bytes *line) {
+    if (rest->n == 0)
+        return false;
+    uint8_t *end = memchr(rest->p, '\n', rest->n);
+    size_t n = end != NULL ? (size_t)(end - rest->p) : rest->n;
+    *line = (struct bytes){.p = rest->p, .n = n};
+    n += end != NULL;
+    *rest = (struct bytes){.p = rest->p + n, .n = rest->n - n};
+    return true;
+}
+
+/* Something that a terminal obeys, or that is no UTF-8. */
+static bool is_unprintable(struct bytes b) {
+    for (size_t i = 0; i < b.n; i++) {
+        int more = b.p[i] >= 0xf0 ? 3 : b.p[i] >= 0xe0 ? 2 : b.p[i] >= 0xc2 ? 1 : 0;
+        if (b.p[i] < 0x20 || b.p[i] == 0x7f || (more == 0 && b.p[i] >= 0x80) ||
+            i + (size_t)more >= b.n)
+            return true;
+        if (b.p[i] == 0xc2 && b.p[i + 1] < 0xa0)
+            return true;
+        if (b.p[i] == 0xe2 && b.p[i + 1] == 0x80 && b.p[i + 2] >= 0xaa && b.p[i + 2] <= 0xae)
+            return true;
+        for (int k = 1; k <= more; k++)
+            if (b.p[i + (size_t)k] >> 6 != 2)
+                return true;
+        i += (size_t)more;
+    }
+    return false;
+}
+
+static const char *judge_lines(const struct outcome *o) {
+    struct bytes rest = o->err, line = {0}, last = {0};
+    int errors = 0;
+    while (next_line(&rest, &line)) {
+        errors += starts(line, "qwen-ep:");
+        last = line;
+    }
+    if (o->code == 0)
+        return errors > 0 ? "exit 0 with an error line" : NULL;
+    if (errors != 1)
+        return format("%d error lines", errors);
+    if (!starts(last, "qwen-ep:"))
+        return "the error line is not the last";
+    return is_unprintable(last) ? "the error line has controls or no UTF-8" : NULL;
+}
+
+/* What holds for every command. */
+static const char *judge_outcome(const struct command *c, const struct outcome *o,
+                                 const struct limits *limits) {
+    if (o->timed_out)
+        return format("still running after %.0f s", limits->seconds);
+    if (o->code < 0)
+        return format("signal %d", -o->code);
+    if (o->left_process)
+        return "a process was left";
+    if (o->rss_bytes > limits->rss_bytes)
+        return format("%zu MB of memory", o->rss_bytes >> 20);
+    if (o->code != 0 && (o->code < 64 || o->code > 78 || (c->codes & CODE(o->code)) == 0))
+        return format("exit %d is not for this input", o->code);
+    if (o->code != 0 && c->form == FORM_RUN && o->out.n > 0)
+        return "an answer and an error";
+    return judge_lines(o);
+}
+
+/* --- answers */
+static struct bytes run_answer(struct bytes out) {
+    static const char *const keys[] = {"prompt_token_ids", "token_ids", "text", "finish_reason"};
+    struct json d = json_scan(out);
+    char *text = format("%s", "");
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        int node = d.valid ? json_member(&d, 0, keys[i]) : -1;
+        text = format("%s%s %s\n", text, keys[i], node >= 0 ? json_source(&d, node) : "missing");
+    }
+    return bytes_of(text);
+}
+
+static struct bytes answer_of(const struct hcase *c, const struct command *command,
+                              const struct outcome *o) {
+    if (command->form == FORM_RUN)
+        return run_answer(o->out);
+    if (command->form == FORM_MANIFEST)
+        return file_read(format("%s/out/manifest.json", c->cwd));
+    return command->form == FORM_NONE ? (struct bytes){0} : o->out;
+}
+
+static struct outcome run_command(const struct hcase *c, const struct command *command,
+                                  const struct limits *limits) {
+    return run_process(c->dir, command->argv, command->input, limits);
+}
+
+/* The answer to the input as it was laid out, from the store or the program. */
+static struct bytes right_answer(struct hcase *c, const struct judge *how) {
+    struct command *command = &c->command;
+    char *key = format("%s", c->area->name);
+    for (int i = 1; i < command->argc; i++)
+        key = format("%s|%s", key, command->argv[i]);
+    if (command->input != NULL || strstr(key, ".json") != NULL) {
+        const char *names[] = {"chat.json", "options.json"};
+        for (int i = 0; i < 2; i++)
+            if (file_exists(format("%s/%s", c->cwd, names[i])))
+                key = format("%s|%s", key, (char *)file_read(format("%s/%s", c->cwd, names[i])).p);
+    }
+    const char *path =
+        format("%s/%016llx", how->answers, (unsigned long long)XXH3_64bits(key, strlen(key)));
+    if (file_exists(path))
+        return file_read(path);
+    struct outcome o = run_command(c, command, &how->limits);
+    if (o.code != 0)
+        die("undamaged input is refused: %s: exit %d, %.300s", key, o.code, (char *)o.err.p);
+    struct bytes answer = answer_of(c, command, &o);
+    if (command->output != NULL && command->form == FORM_MANIFEST)
+        remove_tree(format("%s/%s", c->cwd, command->output));
+    const char *temporary = format("%s.%d", path, (int)getpid());
+    file_write(temporary, answer);
+    if (rename(temporary, path) != 0)
+        die("%s: %s", path, strerror(errno));
+    return answer;
+}
+
+/* Of lines all but one are as they were, and as many; each is a JSON value. */
+static const char *judge_answers(const struct hcase *c, struct bytes right, struct bytes found) {
+    struct bytes a = {0}, b = {0};
+    for (size_t i = 0; next_line(&right, &a); i++) {
+        if (!next_line(&found, &b))
+            return format("only %zu lines", i);
+        if (!json_scan(b).valid)
+            return format("line %zu is no JSON", i + 1);
+        if (i != c->line && !bytes_equal(a, b))
+            return format("line %zu has another answer: %.200s", i + 1, (char *)b.p);
+    }
+    return found.n > 0 ? "more lines than requests" : NULL;
+}
+
+/* --- what an answer that may differ has to agree with */
+
+static bool has(const struct command *c, const char *word) {
+    for (int i = 0; i < c->argc; i++)
+        if (strcmp(c->argv[i], word) == 0)
+            return true;
+    return false;
+}
+
+/* Another way to the same: the same exit code and answer. */
+static const char *agree(const struct hcase *c, const struct command *command,
+                         const struct outcome *o, struct command other, const char *words,
+                         const struct judge *how) {
+    args(&other, words);
+    struct outcome p = run_command(c, &other, &how->limits);
+    const char *wrong = judge_outcome(&other, &p, &how->limits);
+    if (wrong == NULL && p.code != o->code)
+        wrong = format("exit %d, not %d: %.200s", p.code, o->code, (char *)p.err.p);
+    if (wrong == NULL && o->code == 0 &&
+        !bytes_equal(answer_of(c, command, o), answer_of(c, &other, &p)))
+        wrong = format("another answer: %.300s", (char *)p.out.p);
+    return wrong != NULL ? format("with %s: %s", words, wrong) : NULL;
+}
+
+static const char *cross_check_run(const struct hcase *c, const struct command *command,
+                                   const struct outcome *o, const struct judge *how) {
+    const char *wrong = NULL;
+    if (!has(command, "--ranks"))
+        wrong = agree(c, command, o, *command, "--transport threads --ranks 2", how);
+    if (wrong == NULL && has(command, "fp32") && !has(command, "int8"))
+        wrong = agree(c, command, o, *command, "--backend reference", how);
+    return wrong;
+}
+
+/* What convert took has to be whole, and to run as any other. */
+static const char *cross_check_convert(const struct hcase *c, const struct judge *how) {
+    struct command verify = {.codes = 0}, run = {.form = FORM_RUN, .codes = CODE(65) | CODE(64)};
+    arg(&verify, c->exe);
+    args(&verify, "inspect out --verify --jobs 1");
+    struct outcome o = run_command(c, &verify, &how->limits);
+    const char *wrong = judge_outcome(&verify, &o, &how->limits);
+    if (wrong != NULL)
+        return format("inspect --verify of what was converted: %s: %.200s", wrong, (char *)o.err.p);
+    arg(&run, c->exe);
+    args(&run,
+         "run --model out --prompt-tokens 1,2,3 --greedy -n 3 --json -q -t 1 --activations fp32");
+    o = run_command(c, &run, &how->limits);
+    wrong = judge_outcome(&run, &o, &how->limits);
+    if (wrong == NULL)
+        wrong = cross_check_run(c, &run, &o, how);
+    return wrong != NULL ? format("run of what was converted: %s: %.200s", wrong, (char *)o.err.p)
+                         : NULL;
+}
+
+static const char *cross_check(const struct hcase *c, const struct outcome *o,
+                               const struct judge *how) {
+    if (c->command.form == FORM_RUN)
+        return cross_check_run(c, &c->command, o, how);
+    if (c->command.form == FORM_MANIFEST && o->code == 0)
+        return cross_check_convert(c, how);
+    return NULL;
+}
+
+static const char *judge_expected(const struct hcase *c, const struct outcome *o,
+                                  struct bytes right) {
+    if (c->expect == EXPECT_REFUSAL && o->code == 0)
+        return "damage not seen";
+    if (c->expect == EXPECT_EQUAL && o->code != 0)
+        return "refused";
+    if (o->code != 0)
+        return NULL;
+    struct bytes found = answer_of(c, &c->command, o);
+    if (c->command.form == FORM_LINES)
+        return judge_answers(c, right, found);
+    if (c->expect == EXPECT_SAME || c->expect == EXPECT_EQUAL)
+        return bytes_equal(right, found) ? NULL : format("another answer: %.300s", (char *)found.p);
+    return NULL;
+}
+
+const char *judge(struct hcase *c, const struct judge *how) {
+    case_lay_out(c);
+    struct bytes right = right_answer(c, how);
+    c->area->damage(c);
+    bool into_model = c->command.output != NULL && strcmp(c->command.output, "m") == 0;
+    char *before = list_tree(c->dir, into_model ? "m" : "log");
+    struct outcome o = run_command(c, &c->command, &how->limits);
+    if (c->command.output != NULL && o.code != 0 &&
+        file_exists(format("%s/out/manifest.json", c->cwd)))
+        return "a refused conversion left a manifest";
+    const char *wrong = judge_outcome(&c->command, &o, &how->limits);
+    if (wrong == NULL)
+        wrong = judge_expected(c, &o, right);
+    if (wrong == NULL)
+        wrong = cross_check(c, &o, how);
+    if (c->command.output != NULL && !into_model)
+        remove_tree(format("%s/%s", c->cwd, c->command.output));
+    if (wrong == NULL && strcmp(before, list_tree(c->dir, into_model ? "m" : "log")) != 0)
+        wrong = "files were made, changed or removed";
+    if (wrong != NULL)
+        wrong = format("%s\n    exit %d after %.2f s, %zu MB: %.400s", wrong, o.code, o.seconds,
+                       o.rss_bytes >> 20, (char *)o.err.p);
+    return wrong;
+}
