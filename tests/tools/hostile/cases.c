@@ -158,11 +158,13 @@ static void damage_directory(struct hcase *c) {
 static void damage_qep(struct hcase *c) {
     static const enum qep_damage kinds[] = {QEP_HEADER, QEP_FRAMES, QEP_INDEX};
     mutate_qep(&c->rng, in_cwd(c, "m"), PICK(&c->rng, model_files), PICK(&c->rng, kinds), &c->note);
-    c->expect = EXPECT_SAME;
+    bool inspects = strcmp(c->command.argv[1], "inspect") == 0; /* prints sizes and hashes */
+    c->expect = inspects ? EXPECT_ANY : EXPECT_SAME;
 }
 
 static void damage_weights(struct hcase *c) {
     mutate_qep(&c->rng, in_cwd(c, "m"), PICK(&c->rng, model_files), QEP_VALUES, &c->note);
+    c->check = c->command.form == FORM_RUN ? CHECK_TYPES : CHECK_NONE;
 }
 
 static struct bytes mutate_manifest(struct rng *r, struct bytes text, struct note *note) {
@@ -285,6 +287,7 @@ static void lay_out_chat(struct hcase *c) {
     if (rng_one_in(&c->rng, 2)) {
         run_model(c);
         args(&c->command, "--chat chat.json");
+        c->check = CHECK_CHAT;
         return;
     }
     begin(c, PICK(&c->rng, commands), FORM_TEXT, INPUT_ERRORS);
@@ -342,7 +345,9 @@ static void lay_out_prompt(struct hcase *c) {
     if (rng_one_in(&c->rng, 2)) {
         run_model(c);
         args(&c->command, "--prompt-file prompt.txt");
-        args(&c->command, PICK(&c->rng, ways));
+        const char *way = PICK(&c->rng, ways);
+        args(&c->command, way);
+        c->check = strcmp(way, "--raw") == 0 ? CHECK_PROMPT : CHECK_NONE;
         return;
     }
     begin(c, "tokenize --model m --text-file prompt.txt", FORM_TEXT, INPUT_ERRORS);
@@ -352,7 +357,7 @@ static void damage_prompt(struct hcase *c) {
     mutate_file(c, "prompt.txt", mutate_bytes);
 }
 
-static const char *const token_lists[] = {"417,275,198,265,257,220,16,20,4,259", "1", "0,431",
+static const char *const token_lists[] = {"417,275,198,265,257,220,16,20,4,259", "1", "0,424",
                                           "5,5,5,5"};
 
 static void lay_out_tokens(struct hcase *c) {
@@ -405,6 +410,7 @@ static void damage_options(struct hcase *c) {
     c->expect = same ? EXPECT_EQUAL : EXPECT_ANY;
     if (!same) /* text, a conversation or nothing: other forms of answers */
         c->command.form = FORM_NONE;
+    c->check = same ? CHECK_NONE : CHECK_OPTIONS;
 }
 
 static void lay_out_recipe(struct hcase *c) {

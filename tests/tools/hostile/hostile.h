@@ -120,6 +120,13 @@ enum expect {
     EXPECT_EQUAL,  /* the answer of the input as it was */
     EXPECT_REFUSAL /* an error */
 };
+enum check { /* what an answer is compared with, besides */
+             CHECK_NONE,
+             CHECK_CHAT, /* the ids of tokenize */
+             CHECK_PROMPT,
+             CHECK_TYPES,  /* the verdict on fp32 */
+             CHECK_OPTIONS /* the same options on the command line */
+};
 enum form {
     FORM_TEXT,     /* stdout as it is */
     FORM_RUN,      /* the object of run --json, less times and the like */
@@ -147,7 +154,9 @@ struct hcase {
     struct note note;
     struct command command;
     enum expect expect;
-    size_t line; /* FORM_LINES: the one that was damaged */
+    enum check check;
+    bool refused; /* filled in by judge */
+    size_t line;  /* FORM_LINES: the one that was damaged */
 };
 struct area {
     const char *name;

@@ -75,7 +75,7 @@ static void print_command(const struct hcase *c) {
            c->command.input != NULL ? c->command.input : "");
 }
 
-static bool run_case(const struct options *o, uint64_t n) {
+static bool run_case(const struct options *o, uint64_t n, unsigned long long *refused) {
     struct hcase c = {.rng = {.state = o->seed * 0x2545f4914f6cdd1du + n * 0x9e6c63d0876a9a47u},
                       .base = o->base,
                       .exe = o->exe,
@@ -104,18 +104,20 @@ static bool run_case(const struct options *o, uint64_t n) {
     if (!o->keep)
         remove_tree(c.dir);
     fflush(stdout);
+    *refused += c.refused;
     return wrong == NULL;
 }
 
 int main(int argc, char **argv) {
     struct options o = parse(argc, argv);
-    unsigned long long passed = 0, failed = 0;
+    unsigned long long passed = 0, failed = 0, refused = 0;
     for (uint64_t n = o.from; n < o.to; n += o.step) {
-        bool ok = run_case(&o, n);
+        bool ok = run_case(&o, n, &refused);
         passed += ok;
         failed += !ok;
         keep_end();
     }
-    printf("%llu passed, %llu failed\n", passed, failed);
+    printf("%llu passed (%llu inputs answered, %llu refused), %llu failed\n", passed,
+           passed + failed - refused, refused, failed);
     return failed > 0;
 }

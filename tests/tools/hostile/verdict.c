@@ -200,13 +200,86 @@ static const char *cross_check_convert(const struct hcase *c, const struct judge
                          : NULL;
 }
 
+/* The ids of a prompt are those that tokenize gives. */
+static const char *cross_check_prompt(const struct hcase *c, const struct outcome *o,
+                                      const char *words, const struct judge *how) {
+    struct command ids = {.form = FORM_TEXT, .codes = 0};
+    struct json d = json_scan(o->out);
+    int node = json_member(&d, 0, "prompt_token_ids");
+    if (o->code != 0 || node < 0)
+        return NULL;
+    arg(&ids, c->exe);
+    args(&ids, words);
+    struct outcome p = run_command(c, &ids, &how->limits);
+    const char *wrong = judge_outcome(&ids, &p, &how->limits);
+    if (wrong == NULL && strcmp(format("%s\n", json_source(&d, node)), (char *)p.out.p) != 0)
+        wrong = format("%s, not %s", (char *)p.out.p, json_source(&d, node));
+    return wrong != NULL ? format("%s: %s", words, wrong) : NULL;
+}
+
+/* Whether the products overflow must not depend on what they run on. */
+static const char *cross_check_types(const struct hcase *c, const struct outcome *o,
+                                     const struct judge *how) {
+    struct command other = c->command;
+    args(&other, "--backend auto --activations fp32");
+    struct outcome p = run_command(c, &other, &how->limits);
+    const char *wrong = judge_outcome(&other, &p, &how->limits);
+    if (wrong == NULL && p.code != o->code)
+        wrong = format("exit %d, not %d", p.code, o->code);
+    return wrong != NULL ? format("with fp32: %s", wrong) : NULL;
+}
+
+/* The options of a file that was taken do what they do on the command line. */
+static const char *cross_check_options(const struct hcase *c, const struct outcome *o,
+                                       const struct judge *how) {
+    struct json d = json_scan(file_read(format("%s/options.json", c->cwd)));
+    struct command line = {.form = c->command.form, .codes = c->command.codes};
+    arg(&line, c->exe);
+    arg(&line, "run");
+    for (int i = 1; o->code == 0 && i < d.num; i++) {
+        char *value = json_source(&d, i);
+        if (strchr(value, '\\') != NULL || strchr(json_key(&d, i), '\\') != NULL ||
+            line.argc > MAX_ARGS - 3)
+            return NULL;
+        if (d.nodes[i].kind == '"')
+            value = format("%.*s", (int)strlen(value) - 2, value + 1);
+        if (strcmp(value, "null") != 0 && strcmp(value, "false") != 0)
+            arg(&line, format("--%s", json_key(&d, i)));
+        if (d.nodes[i].kind != 't')
+            arg(&line, value);
+    }
+    if (o->code != 0 || !d.valid)
+        return o->code == 0 ? "what is no JSON was taken" : NULL;
+    struct outcome p = run_command(c, &line, &how->limits);
+    const char *wrong = judge_outcome(&line, &p, &how->limits);
+    if (wrong == NULL && p.code != 0)
+        wrong = format("exit %d: %.200s", p.code, (char *)p.err.p);
+    if (wrong == NULL && !bytes_equal(run_answer(o->out), run_answer(p.out)))
+        wrong = format("another answer: %.300s", (char *)p.out.p);
+    return wrong != NULL ? format("on the command line: %s", wrong) : NULL;
+}
+
 static const char *cross_check(const struct hcase *c, const struct outcome *o,
                                const struct judge *how) {
+    const char *wrong = NULL;
     if (c->command.form == FORM_RUN)
-        return cross_check_run(c, &c->command, o, how);
-    if (c->command.form == FORM_MANIFEST && o->code == 0)
-        return cross_check_convert(c, how);
-    return NULL;
+        wrong = cross_check_run(c, &c->command, o, how);
+    if (wrong == NULL && c->command.form == FORM_MANIFEST && o->code == 0)
+        wrong = cross_check_convert(c, how);
+    if (wrong != NULL)
+        return wrong;
+    switch (c->check) {
+    case CHECK_CHAT:
+        return cross_check_prompt(c, o, "tokenize --model m --chat chat.json", how);
+    case CHECK_PROMPT:
+        return cross_check_prompt(c, o, "tokenize --model m --text-file prompt.txt", how);
+    case CHECK_TYPES:
+        return cross_check_types(c, o, how);
+    case CHECK_OPTIONS:
+        return cross_check_options(c, o, how);
+    default:
+        return NULL;
+    }
 }
 
 static const char *judge_expected(const struct hcase *c, const struct outcome *o,
@@ -225,24 +298,31 @@ static const char *judge_expected(const struct hcase *c, const struct outcome *o
     return NULL;
 }
 
+/* What is there, but for the manifest that reseal wrote. */
+static char *list_case(const struct hcase *c, bool done) {
+    bool sealed = c->command.form == FORM_NONE && c->command.output != NULL;
+    return format("%s%s", list_tree(c->cwd, sealed && done ? "manifest.json" : NULL),
+                  list_tree(format("%s/tmp", c->dir), NULL));
+}
+
 const char *judge(struct hcase *c, const struct judge *how) {
     case_lay_out(c);
     struct bytes right = right_answer(c, how);
     c->area->damage(c);
-    bool into_model = c->command.output != NULL && strcmp(c->command.output, "m") == 0;
-    char *before = list_tree(c->dir, into_model ? "m" : "log");
+    char *before[] = {list_case(c, false), list_case(c, true)};
     struct outcome o = run_command(c, &c->command, &how->limits);
     if (c->command.output != NULL && o.code != 0 &&
         file_exists(format("%s/out/manifest.json", c->cwd)))
         return "a refused conversion left a manifest";
     const char *wrong = judge_outcome(&c->command, &o, &how->limits);
+    c->refused = o.code != 0;
     if (wrong == NULL)
         wrong = judge_expected(c, &o, right);
     if (wrong == NULL)
         wrong = cross_check(c, &o, how);
-    if (c->command.output != NULL && !into_model)
+    if (c->command.form == FORM_MANIFEST)
         remove_tree(format("%s/%s", c->cwd, c->command.output));
-    if (wrong == NULL && strcmp(before, list_tree(c->dir, into_model ? "m" : "log")) != 0)
+    if (wrong == NULL && strcmp(before[o.code == 0], list_case(c, o.code == 0)) != 0)
         wrong = "files were made, changed or removed";
     if (wrong != NULL)
         wrong = format("%s\n    exit %d after %.2f s, %zu MB: %.400s", wrong, o.code, o.seconds,
