@@ -4,16 +4,19 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "dist/drain.h"
+#include "engine/finite.h"
 
 #include <math.h>
 #include <stdlib.h>
 
-/* A row that went wrong is NaN from the first to the last. */
 static enum qep_status check_logits(void *ctx, int32_t row, const float *logits) {
-    (void)ctx;
-    return isnan(logits[0])
-               ? qep_fail(QEP_ERR_DATA, "row %d has NaN logits: what is timed is no work", row)
-               : QEP_OK;
+    const struct bench *b = ctx;
+    int32_t vocab = qep_engine_config(b->engine)->vocab_size;
+    int32_t id = qep_logits_find_bad(logits, vocab, NULL);
+    return id == vocab
+               ? QEP_OK
+               : qep_fail(QEP_ERR_DATA, "row %d: logits: %s at id %d: what is timed is no work",
+                          row, isnan(logits[id]) ? "NaN" : "infinity", id);
 }
 
 static void random_ids(int32_t *ids, int32_t n, int32_t vocab, uint32_t seed) {
@@ -50,7 +53,7 @@ static enum qep_status prefill(struct bench *b, struct qep_plan *plan, int32_t s
         if (st == QEP_OK)
             st = qep_plan_add(plan, &span, ids + pos);
         if (st == QEP_OK)
-            st = qep_engine_step(b->engine, plan, check_logits, NULL);
+            st = qep_engine_step(b->engine, plan, check_logits, b);
     }
     free(ids);
     return st;
@@ -88,7 +91,7 @@ static enum qep_status decode_steps(struct bench *b, struct qep_plan *plan, int3
     for (int32_t i = 0; i < b->num_new; i++) {
         QEP_TRY(check_drain());
         QEP_TRY(decode_plan(b, plan, QEP_PLAN_RUN, batch, depth + i, i));
-        QEP_TRY(qep_engine_step(b->engine, plan, check_logits, NULL));
+        QEP_TRY(qep_engine_step(b->engine, plan, check_logits, b));
     }
     return QEP_OK;
 }

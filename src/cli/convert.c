@@ -85,7 +85,7 @@ static enum qep_status parse(int argc, char **argv, int rank, struct convert_arg
         {.name = "allow-nan",
          .kind = QEP_OPTION_FLAG,
          .target = &a->allow_nan,
-         .help = "accept NaN, infinity (quantised: as 0)"},
+         .help = "keep NaN, infinity, overflow: a run ends with 65"},
     };
     const struct qep_option_table table = {options, sizeof options / sizeof *options};
     struct qep_options_found found;

@@ -170,6 +170,7 @@ static enum qep_status generate(struct coordinator *c, struct qep_generate_resul
                                                  .ignore_eos = c->opt->ignore_eos,
                                                  .num_ids = c->num_ids,
                                                  .allowed = c->allowed,
+                                                 .trace_nonfinite = c->opt->common.verbose,
                                                  .on_token = on_token,
                                                  .token_ctx = c,
                                                  .on_row = c->logits != NULL ? on_row : NULL,

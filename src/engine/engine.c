@@ -72,6 +72,17 @@ enum qep_status qep_engine_step(struct qep_engine *e, struct qep_plan *plan,
     return st;
 }
 
+enum qep_status qep_engine_probe(struct qep_engine *e, struct qep_plan *plan, bool *found,
+                                 struct qep_nonfinite *out) {
+    plan->step = e->step++;
+    qep_watchdog_stamp(e->dog, "plan", -1, (long)plan->step);
+    enum qep_status st = qep_wire_broadcast(e->comm, plan);
+    if (st == QEP_OK)
+        st = qep_model_probe(e->model, plan, found, out);
+    e->broken = st != QEP_OK;
+    return st;
+}
+
 int32_t qep_engine_decode_capacity(const struct qep_engine *e) {
     return qep_model_decode_capacity(e->model);
 }
@@ -117,6 +128,17 @@ enum qep_status qep_engine_stop(struct qep_engine *e) {
     return QEP_OK;
 }
 
+/* What a worker does with a plan of work. */
+static enum qep_status follow(struct qep_engine *e, const struct qep_plan *plan) {
+    struct qep_nonfinite where;
+    bool found;
+    if (plan->kind == QEP_PLAN_RUN)
+        return qep_model_forward(e->model, plan, NULL, NULL);
+    if (plan->kind == QEP_PLAN_PROBE)
+        return qep_model_probe(e->model, plan, &found, &where);
+    return qep_model_decode(e->model, plan, NULL);
+}
+
 enum qep_status qep_engine_serve(struct qep_engine *e) {
     struct qep_plan plan;
     enum qep_status st = QEP_OK;
@@ -130,9 +152,7 @@ enum qep_status qep_engine_serve(struct qep_engine *e) {
             continue;
         }
         qep_watchdog_stamp(e->dog, "plan", -1, (long)plan.step);
-        QEP_TRY_GOTO(st, done,
-                     plan.kind == QEP_PLAN_RUN ? qep_model_forward(e->model, &plan, NULL, NULL)
-                                               : qep_model_decode(e->model, &plan, NULL));
+        QEP_TRY_GOTO(st, done, follow(e, &plan));
         qep_watchdog_stamp(e->dog, "waiting for a plan", -1, (long)plan.step);
     }
     qep_watchdog_rest(e->dog);

@@ -71,6 +71,10 @@ double qep_engine_step_bytes(const struct qep_engine *engine, int64_t batch, int
 enum qep_status qep_engine_step(struct qep_engine *engine, struct qep_plan *plan,
                                 qep_logits_fn *on_logits, void *ctx);
 
+/* Rank 0: broadcasts a QEP_PLAN_PROBE and runs it, see qep_model_probe. */
+enum qep_status qep_engine_probe(struct qep_engine *engine, struct qep_plan *plan, bool *found,
+                                 struct qep_nonfinite *out);
+
 /* ---- decoding on GPUs: model.h's decode calls, with the plan broadcast ---- */
 
 /* Sequences that can decode together there; 0: the backend decodes through qep_engine_step. */

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "dist/drain.h"
+#include "engine/finite.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -15,12 +16,41 @@ struct generation {
     struct qep_plan plan;
     float *logits; /* of the newest position */
     size_t token_cap;
+    int32_t bad_id, bad_row; /* of the first logit that is not finite; bad_id < 0: none */
+    float bad_logit;
 };
+
+/* Remembers the first logit that is not finite; false from then on. */
+static bool look_at(struct generation *g, int32_t row) {
+    int32_t id = qep_logits_find_bad(g->logits, g->req->num_ids, g->req->allowed);
+    if (g->bad_id < 0 && id < g->req->num_ids) {
+        g->bad_id = id;
+        g->bad_row = row;
+        g->bad_logit = g->logits[id];
+    }
+    return g->bad_id < 0;
+}
+
+/* After a step whose first row is at `position`. */
+static enum qep_status refuse_bad(struct generation *g, int32_t position) {
+    const struct qep_generate_request *r = g->req;
+    const struct qep_finite_trace trace = {.prompt_ids = r->prompt_ids,
+                                           .generated_ids = g->res->token_ids,
+                                           .num_prompt = r->num_prompt,
+                                           .num_generated = g->res->num_tokens,
+                                           .prefill_chunk = r->prefill_chunk};
+    return g->bad_id < 0
+               ? QEP_OK
+               : qep_refuse_logits(g->engine, g->bad_logit, g->bad_id, position + g->bad_row,
+                                   r->trace_nonfinite ? &trace : NULL);
+}
 
 static enum qep_status keep_logits(void *ctx, int32_t row, const float *logits) {
     struct generation *g = ctx;
     size_t bytes = (size_t)qep_engine_config(g->engine)->vocab_size * sizeof *logits;
     memcpy(g->logits, logits, bytes);
+    if (!look_at(g, row))
+        return QEP_OK; /* peers are inside the step: refused after it */
     return g->req->on_row == NULL ? QEP_OK
                                   : g->req->on_row(g->req->row_ctx, g->plan.ids[row], logits);
 }
@@ -57,6 +87,7 @@ static enum qep_status prefill(struct generation *g) {
         qep_plan_clear(&g->plan, QEP_PLAN_RUN, 0);
         QEP_TRY(qep_plan_add(&g->plan, &span, r->prompt_ids + pos));
         QEP_TRY(qep_engine_step(g->engine, &g->plan, keep_logits, g));
+        QEP_TRY(refuse_bad(g, pos));
         pos += n;
     }
     return QEP_OK;
@@ -69,7 +100,8 @@ static enum qep_status decode_step(struct generation *g, int32_t id) {
                                        .logits = QEP_LOGITS_LAST};
     qep_plan_clear(&g->plan, QEP_PLAN_RUN, 0);
     QEP_TRY(qep_plan_add(&g->plan, &span, &id));
-    return qep_engine_step(g->engine, &g->plan, keep_logits, g);
+    QEP_TRY(qep_engine_step(g->engine, &g->plan, keep_logits, g));
+    return refuse_bad(g, span.position);
 }
 
 static enum qep_status draw(struct generation *g, int32_t *id) {
@@ -167,6 +199,8 @@ static enum qep_status gpu_step(struct generation *g) {
 static enum qep_status draw_from_row(struct generation *g, int32_t number, int32_t *id) {
     QEP_TRY(qep_decode_plan_logits(&g->plan, 0, number));
     QEP_TRY(qep_engine_decode(g->engine, &g->plan, g->logits));
+    look_at(g, 0);
+    QEP_TRY(refuse_bad(g, g->req->num_prompt + g->res->num_tokens - 1));
     return draw(g, id);
 }
 
@@ -212,7 +246,7 @@ static enum qep_status decode(struct generation *g, double start) {
 
 enum qep_status qep_generate(struct qep_engine *engine, const struct qep_generate_request *request,
                              struct qep_generate_result *result) {
-    struct generation g = {.engine = engine, .req = request, .res = result};
+    struct generation g = {.engine = engine, .req = request, .res = result, .bad_id = -1};
     void *mem = NULL;
     enum qep_status st = QEP_OK;
     int32_t vocab = qep_engine_config(engine)->vocab_size;

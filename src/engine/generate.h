@@ -23,6 +23,7 @@ struct qep_generate_request {
     bool ignore_eos;
     int32_t num_ids;        /* ids >= num_ids are never drawn */
     const uint8_t *allowed; /* [num_ids] or NULL */
+    bool trace_nonfinite;   /* logits that are not finite: say where they come from */
     qep_token_fn *on_token; /* may be NULL */
     void *token_ctx;
     qep_row_fn *on_row; /* may be NULL */
@@ -39,7 +40,7 @@ struct qep_generate_result {
 };
 
 /* QEP_ERR_USAGE: the prompt does not fit --ctx, or an id is outside the vocabulary (nothing was
- * run). */
+ * run). QEP_ERR_DATA: logits of ids that can be drawn are NaN or infinite. */
 enum qep_status qep_generate(struct qep_engine *engine, const struct qep_generate_request *request,
                              struct qep_generate_result *result);
 

@@ -267,6 +267,7 @@ static enum qep_status run_layer(struct qep_model *m, int32_t layer) {
     if (m->phase.local.num_rows > 0) {
         float *hidden = m->scratch[SCRATCH_HIDDEN].data;
         QEP_TRY(full ? model_attention(m, layer, hidden) : model_deltanet(m, layer, hidden));
+        QEP_TRY(model_probe_rows(m, layer, true));
     }
     m->times.mixer += qep_now_s() - t0;
     if (m->config->num_experts == 0)
@@ -302,8 +303,13 @@ static enum qep_status run_phase(struct qep_model *m, const struct qep_plan *pla
         QEP_TRY(upload_spans(m));
         if (l == 0)
             QEP_TRY(embed_local(m));
+        QEP_TRY(model_probe_rows(m, l, false));
         QEP_TRY(model_layer(m, l));
     }
+    int32_t after = m->config->num_hidden_layers;
+    if (m->probing)
+        QEP_TRY(phase_take_layer(&m->phase, m->placement, m->comm->rank, after, plan));
+    QEP_TRY(model_probe_rows(m, after, false));
     return model_head(m, on_logits, ctx);
 }
 

@@ -68,6 +68,7 @@ enum staging_id {
     STAGING_LOGITS_SEND,
     STAGING_LOGITS_RECV,
     STAGING_ROW,
+    STAGING_PROBE,
     STAGING_COUNT
 };
 
@@ -95,6 +96,11 @@ struct phase {
     size_t span_cap[2], row_cap[3];        /* of the arrays above, in order of kind */
 };
 
+/* What this rank found first (probe.c); key INT32_MAX: nothing. */
+struct model_probe {
+    int32_t key, position;
+};
+
 struct qep_model {
     struct qep_comm *comm;
     struct qep_backend *be;
@@ -119,6 +125,8 @@ struct qep_model {
     struct phase phase;
     struct qep_model_times times;
     long step;
+    bool probing;
+    struct model_probe probe;
 };
 
 /* What a scratch block of `bytes` is made, so that it does not grow with every few rows. */
@@ -235,6 +243,10 @@ void model_decode_destroy(struct qep_model *m);
  * Collective. */
 enum qep_status model_embed(struct qep_model *m, const int32_t *ids, int32_t n);
 enum qep_status model_layer(struct qep_model *m, int32_t layer);
+
+/* While probing: looks for what is not finite in the local rows, before or after a layer's mixer;
+ * layer num_hidden_layers: after all of them. */
+enum qep_status model_probe_rows(struct qep_model *m, int32_t layer, bool after_mixer);
 
 /* Phases of a plan. */
 enum qep_status phase_build(struct phase *ph, const struct qep_plan *plan, int32_t decode);

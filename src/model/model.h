@@ -46,6 +46,18 @@ typedef enum qep_status qep_logits_fn(void *ctx, int32_t row, const float *logit
 enum qep_status qep_model_forward(struct qep_model *model, const struct qep_plan *plan,
                                   qep_logits_fn *on_logits, void *ctx);
 
+/* Where a value that is not finite first arose. */
+struct qep_nonfinite {
+    int32_t layer; /* -1: before the first one */
+    int32_t position;
+    const char *part; /* static: embedding, attention, deltanet, experts, mlp */
+};
+
+/* Collective: a forward of the plan (which asks for no logits) that looks at the rows between all
+ * parts. *found and *out are the same on every rank. */
+enum qep_status qep_model_probe(struct qep_model *model, const struct qep_plan *plan, bool *found,
+                                struct qep_nonfinite *out);
+
 /* ---- decoding on the device (backends with a device table) ----
  * Sequences that have been prefilled go on without the host: each step draws a token for each of
  * them, on the device, from what the step before it drew. All calls but take are collective, in the

@@ -11,6 +11,7 @@ enum qep_plan_kind {
     QEP_PLAN_RUN,
     QEP_PLAN_IDLE,
     QEP_PLAN_STOP,
+    QEP_PLAN_PROBE,         /* as RUN, without logits: qep_model_probe */
     QEP_PLAN_DECODE_BEGIN,  /* spans: the sequences, ids: their newest tokens; extra: model.h's
                                qep_decode_plan_begin */
     QEP_PLAN_DECODE_STEP,   /* one token for each of them */

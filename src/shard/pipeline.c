@@ -11,6 +11,7 @@
 #include "base/team.h"
 #include "quant/quantize.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -93,25 +94,26 @@ static enum qep_status reserve(void **buffer, size_t *cap, size_t bytes) {
     return QEP_OK;
 }
 
-/* With --allow-nan kept tensors hold what came; codes cannot, there it counts as 0. */
-static void clear_nonfinite(float *values, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (qep_find_nonfinite_f32(values + i, 1) == 0)
-            values[i] = 0;
-}
-
-static enum qep_status check_finite(const struct qep_build *b, const struct task *task, int64_t row,
+/* Refuses what the tensor's type cannot stand for; --allow-nan stores it all the same, as NaN or
+ * infinity. */
+static enum qep_status check_values(const struct qep_build *b, const struct task *task, int64_t row,
                                     size_t n, const void *rows, enum qep_row_type type) {
     const struct qep_tensor_spec *spec = &b->options.inventory->specs[task->spec_idx];
-    size_t bad =
-        type == QEP_ROWS_BF16 ? qep_find_nonfinite_bf16(rows, n) : qep_find_nonfinite_f32(rows, n);
+    enum qep_weight_type stored = b->types[task->spec_idx];
+    uint32_t limit = qep_storable_limit(stored);
+    bool bf16 = type == QEP_ROWS_BF16;
+    size_t bad = bf16 ? qep_find_beyond_bf16(rows, n, limit) : qep_find_beyond_f32(rows, n, limit);
     if (bad == n || b->options.allow_nan)
         return QEP_OK;
-    char where[512];
+    float value =
+        bf16 ? qep_bf16_to_f32(((const uint16_t *)rows)[bad]) : ((const float *)rows)[bad];
+    char where[512], what[64] = "NaN or infinity";
+    if (isfinite(value))
+        snprintf(what, sizeof what, "%g, too large for %s,", (double)value,
+                 qep_weight_type_name(stored));
     b->options.source.describe(b->options.source.impl, task->spec_idx, where, sizeof where);
-    return qep_fail(QEP_ERR_DATA,
-                    "%s: NaN or infinity at [%lld, %lld] of %s (--allow-nan converts anyway)",
-                    where, (long long)(row + (int64_t)(bad / (size_t)spec->cols)),
+    return qep_fail(QEP_ERR_DATA, "%s: %s at [%lld, %lld] of %s (--allow-nan converts anyway)",
+                    where, what, (long long)(row + (int64_t)(bad / (size_t)spec->cols)),
                     (long long)(bad % (size_t)spec->cols), spec->name);
 }
 
@@ -182,8 +184,6 @@ static enum qep_status store_integers(struct worker *w, const struct batch *t,
         memcpy(w->floats, w->rows, n * 4);
     else
         to_f32(w->rows, n, w->floats);
-    if (qep_find_nonfinite_f32(w->floats, n) != n)
-        clear_nonfinite(w->floats, n);
     void *codes = t->out[0] != NULL ? t->out[0] : scratch;
     void *scale_out = t->out[1] != NULL ? t->out[1] : scratch;
     if (type == QEP_WEIGHT_INT8)
@@ -210,7 +210,7 @@ static enum qep_status convert_rows(struct pipeline *p, struct worker *w, const 
         t.rows = task->num_rows - row < step ? task->num_rows - row : step;
         size_t n = (size_t)t.rows * (size_t)t.cols;
         QEP_TRY(source->read(source->impl, task->spec_idx, task->row_begin + row, t.rows, w->rows));
-        QEP_TRY(check_finite(b, task, task->row_begin + row, n, w->rows, t.type));
+        QEP_TRY(check_values(b, task, task->row_begin + row, n, w->rows, t.type));
         for (int i = 0; i < 2; i++) {
             bool wanted = i < num_parts && (task->part < 0 || task->part == i);
             t.out[i] = wanted ? (char *)w->out[i] + (size_t)row * parts[i].row_bytes : NULL;

@@ -120,9 +120,9 @@ perl -e 'open F, "+<:raw", $ARGV[0] or die; { local $/; $f = <F>; } $n = unpack 
     seek F, 8 + $n + $1, 0; print F "\xc0\x7f" x 2;' "$work/nan/model.safetensors" || failed=$((failed + 1))
 "$plain" convert --from "$work/nan" --to "$work/nan-q4" --recipe q4 --allow-nan 2>"$work/err" || { cat "$work/err" && exit 1; }
 timed=(bench --quiet --model "$work/nan-q4" -b 2 -n 3 -r 1)
-bad "bench, a prompt's logits are NaN" 65 'NaN logits' "$exe" "${timed[@]}" --backend cuda -p 64
+bad "bench, a prompt's logits are NaN" 65 'logits: NaN' "$exe" "${timed[@]}" --backend cuda -p 64
 bad "bench, decoded rows are NaN" 65 'sequence 0 of 2 has no token in step 0' "$exe" "${timed[@]}" --backend cuda -p 0
-bad "bench on the host, NaN" 65 'NaN logits' "$plain" "${timed[@]}" --backend cpu --activations bf16 -p 0
+bad "bench on the host, NaN" 65 'logits: NaN' "$plain" "${timed[@]}" --backend cpu --activations bf16 -p 0
 bad "launches of graphs" 64 'cuda-graphs off' "$exe" "${timed[@]}" --backend cuda --launch-times "$work/times"
 bad "launches of a host" 64 'no launches' "$plain" "${timed[@]::6}" --backend cpu --model "$work/q4" -p 64 -n 0 -r 1 \
     --cuda-graphs off --launch-times "$work/times"

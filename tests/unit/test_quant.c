@@ -129,7 +129,7 @@ START_TEST(awkward_widths_round_trip) {
 END_TEST
 
 START_TEST(extreme_groups_are_safe) {
-    static const float fills[] = {0.0f, 1e-40f, 1e-38f, 3.0f, -3.0f, 3e38f, -3e38f};
+    static const float fills[] = {0.0f, 1e-40f, 1e-38f, 3.0f, -3.0f, 1.1e18f, -1.1e18f};
     float w[64], row[64];
     for (size_t f = 0; f < sizeof fills / sizeof *fills; f++) {
         for (int i = 0; i < 64; i++)
@@ -137,7 +137,6 @@ START_TEST(extreme_groups_are_safe) {
         for (int t = QEP_WEIGHT_INT8; t <= QEP_WEIGHT_INT4; t++) {
             struct qep_host_weight q = quantize(w, 1, 64, 32, (enum qep_weight_type)t);
             qep_dequantize_row(&q, 0, row);
-            ck_assert_uint_eq(qep_find_nonfinite_f32(row, 64), 64);
             for (int i = 0; i < 64; i++)
                 ck_assert(fabsf(row[i] - w[i]) <= 0.01f * fabsf(w[i]) || fabsf(w[i]) < 1e-30f);
             free_weight(&q);
@@ -179,19 +178,62 @@ START_TEST(variants_give_equal_bits) {
 }
 END_TEST
 
-START_TEST(nonfinite_is_found_where_it_is) {
+/* A group with a value that has no code is NaN, whoever reads it; its neighbours are not. */
+START_TEST(groups_beyond_the_limit_are_nan) {
+    static const float values[] = {NAN, -NAN, INFINITY, -INFINITY, 3.4e38f, -3.4e38f, 1.2e18f};
+    for (size_t v = 0; v < sizeof values / sizeof *values; v++)
+        for (int t = QEP_WEIGHT_INT8; t <= QEP_WEIGHT_INT4; t++)
+            for (int at = 32; at < 75; at += 21) {
+                float w[75], row[75];
+                for (int i = 0; i < 75; i++)
+                    w[i] = (float)(i % 7 - 3);
+                w[at] = values[v];
+                struct qep_host_weight q = quantize(w, 1, 75, 32, (enum qep_weight_type)t);
+                qep_dequantize_row(&q, 0, row);
+                ck_assert_uint_eq(q.scales[at / 32], 0x7fc0);
+                for (int i = 0; i < 75; i++)
+                    ck_assert_msg(i / 32 == at / 32 ? isnan(row[i]) : fabsf(row[i] - w[i]) < 0.3f,
+                                  "%g at %d: %g at %d", (double)values[v], at, (double)row[i], i);
+                free_weight(&q);
+            }
+}
+END_TEST
+
+START_TEST(values_beyond_the_limit_are_found) {
+    const uint32_t inf = qep_storable_limit(QEP_WEIGHT_F32);
     float f[3000] = {0};
     uint16_t h[3000] = {0};
-    ck_assert_uint_eq(qep_find_nonfinite_f32(f, 3000), 3000);
-    ck_assert_uint_eq(qep_find_nonfinite_bf16(h, 3000), 3000);
+    f[500] = 3.4e38f;
+    h[500] = 0xff7f;
+    ck_assert_uint_eq(qep_find_beyond_f32(f, 3000, inf), 3000);
+    ck_assert_uint_eq(qep_find_beyond_bf16(h, 3000, inf), 3000);
     f[2999] = NAN;
     h[2999] = 0xff80;
-    ck_assert_uint_eq(qep_find_nonfinite_f32(f, 3000), 2999);
-    ck_assert_uint_eq(qep_find_nonfinite_bf16(h, 3000), 2999);
+    ck_assert_uint_eq(qep_find_beyond_f32(f, 3000, inf), 2999);
+    ck_assert_uint_eq(qep_find_beyond_bf16(h, 3000, inf), 2999);
     f[1024] = -INFINITY;
     h[1024] = 0x7fc1;
-    ck_assert_uint_eq(qep_find_nonfinite_f32(f, 3000), 1024);
-    ck_assert_uint_eq(qep_find_nonfinite_bf16(h, 3000), 1024);
+    ck_assert_uint_eq(qep_find_beyond_f32(f, 3000, inf), 1024);
+    ck_assert_uint_eq(qep_find_beyond_bf16(h, 3000, inf), 1024);
+    for (int t = QEP_WEIGHT_INT8; t <= QEP_WEIGHT_INT4; t++) {
+        uint32_t limit = qep_storable_limit((enum qep_weight_type)t);
+        ck_assert_uint_eq(qep_find_beyond_f32(f, 3000, limit), 500);
+        ck_assert_uint_eq(qep_find_beyond_bf16(h, 3000, limit), 500);
+    }
+}
+END_TEST
+
+/* The limit of bf16 is where rounding leaves for infinity. */
+START_TEST(bf16_limit_is_where_rounding_overflows) {
+    uint32_t limit = qep_storable_limit(QEP_WEIGHT_BF16);
+    float at, below;
+    uint32_t bits = limit - 1;
+    memcpy(&at, &limit, sizeof at);
+    memcpy(&below, &bits, sizeof below);
+    ck_assert_uint_eq(qep_f32_to_bf16(at), 0x7f80);
+    ck_assert_uint_eq(qep_f32_to_bf16(below), 0x7f7f);
+    ck_assert_uint_eq(qep_find_beyond_f32(&at, 1, limit), 0);
+    ck_assert_uint_eq(qep_find_beyond_f32(&below, 1, limit), 1);
 }
 END_TEST
 
@@ -323,7 +365,9 @@ int main(void) {
     tcase_add_test(tc, extreme_groups_are_safe);
     tcase_add_test(tc, sixteenth_level_serves_both_signs);
     tcase_add_test(tc, variants_give_equal_bits);
-    tcase_add_test(tc, nonfinite_is_found_where_it_is);
+    tcase_add_test(tc, groups_beyond_the_limit_are_nan);
+    tcase_add_test(tc, values_beyond_the_limit_are_found);
+    tcase_add_test(tc, bf16_limit_is_where_rounding_overflows);
     tcase_add_test(tc, globs_match);
     tcase_add_test(tc, builtin_recipes_choose_types);
     tcase_add_test(tc, float32_sources_are_kept);
