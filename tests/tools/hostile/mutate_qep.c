@@ -213,6 +213,7 @@ static void damage_frames(struct rng *r, struct qep *q, struct note *note) {
     case 5:
         q->frames[i] = (struct frame){.content = mutate_bytes(r, f.content, note)};
         say(note, "in frame %zu", i);
+        note->free = true;
         break;
     default:
         say(note, "frame %zu of %zu stored as:", i, q->num);
