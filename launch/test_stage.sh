@@ -105,6 +105,12 @@ stage_pack() {
         grep -E 'no NVIDIA driver|no GPU' "$out/summary.txt"
 }
 
+# More damaged inputs than the label fault has, others each time. For test.sh --full.
+stage_hostile() {
+    tests/fault/hostile.sh "$work/gcc/qwen-ep" "$work/gcc/tests/hostile_tool" --seed "$(date +%s)" --cases 5000 \
+        --jobs "$jobs"
+}
+
 stage_clang() {
     need clang
     build clang -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=Release -DQEP_TESTS=ON
@@ -158,7 +164,7 @@ stage_fuzz() {
 
 case ${1:-} in
 fuzz_one) fuzz_one "$2" ;;
-format | shell | gcc | unit | e2e | emu | defects | no-mpi | nvcc | pack | clang | asan | tsan | fuzz) "stage_${1//-/_}" ;;
+format | shell | gcc | unit | e2e | emu | defects | no-mpi | nvcc | pack | hostile | clang | asan | tsan | fuzz) "stage_${1//-/_}" ;;
 *)
     echo "usage: test_stage.sh NAME" >&2
     exit 64

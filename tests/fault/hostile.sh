@@ -3,20 +3,21 @@
 # option files, recipes. A case is one input and what the program makes of it: the right answer, or one line and the right
 # exit code, within 10 s and 2 GB, and nothing left behind. What failed is said with seed and number; --case N runs that
 # one alone, leaves its input in a directory and prints the command.
-# usage: hostile.sh path/to/qwen-ep path/to/hostile_tool [--seed S] [--cases N] [--case N] [--jobs J]
+# usage: hostile.sh path/to/qwen-ep path/to/hostile_tool [--seed S] [--cases N] [--case N] [--jobs J] [--area NAME]
 set -u
 self=$(readlink -f "$0") exe=$(readlink -f "$1") tool=$(readlink -f "$2")
 shift 2
-seed=1 cases=500 only='' jobs=2 work=''
+seed=1 cases=500 only='' jobs=2 work='' area=''
 while [ $# -gt 0 ]; do
     case $1 in
     --seed) seed=$2 ;;
     --cases) cases=$2 ;;
     --case) only=$2 ;;
     --jobs) jobs=$2 ;;
+    --area) area=$2 ;; # those of the cases that are of this kind
     --inside) work=$2 ;; # our own call, see below
     *)
-        echo "usage: hostile.sh QWEN-EP TOOL [--seed S] [--cases N] [--case N] [--jobs J]" >&2
+        echo "usage: hostile.sh QWEN-EP TOOL [--seed S] [--cases N] [--case N] [--jobs J] [--area NAME]" >&2
         exit 64
         ;;
     esac
@@ -27,11 +28,15 @@ done
 known=('shard-weights: .*with fp32: exit 65, not 0')
 
 make_base() { # DIR
-    local recipe
+    local recipe model
     mkdir "$1" || return 1
     cp -r tests/data/tiny-chat "$1/hf"
     cp -r tests/data/golden/dense-untied "$1/index"
     cp configs/q4.json "$1/recipe.json"
+    mkdir "$1/templates"
+    for model in Qwen3.5-35B-A3B Qwen3.5-0.8B Qwen3.6; do
+        cp tests/data/hf/$model/chat_template.jinja "$1/templates/$model"
+    done
     rm -f "$1"/hf/{grid.jsonl,reference.safetensors.zst} "$1/index/goldens.safetensors.zst"
     chmod -R u+w "$1"
     for recipe in q4 bf16; do
@@ -78,13 +83,14 @@ if [ -z "$work" ]; then
     [ -n "$only" ] || trap 'rm -rf "$work"' EXIT
     [ -n "$only" ] || ! unshare --mount --ipc true 2>/dev/null || enclosed=(unshare --mount --ipc)
     "${enclosed[@]}" "$self" "$work/${exe##*/}" "$work/${tool##*/}" --seed "$seed" --cases "$cases" --jobs "$jobs" \
-        --case "$only" --inside "$work"
+        --case "$only" --area "$area" --inside "$work"
     exit
 fi
 options=(--exe "$exe" --base "$work/base" --seed "$seed")
 for pattern in "${known[@]}"; do
     options+=(--known "$pattern")
 done
+[ -z "$area" ] || options+=(--area "$area")
 if grep -q __asan_init "$exe"; then
     options+=(--sanitized)
     export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}hard_rss_limit_mb=2048:allocator_may_return_null=1

@@ -252,9 +252,15 @@ static void damage_source_side(struct hcase *c) {
 
 /* A model that is made up from its config alone; what it asks for may be more than there is. */
 static void lay_out_config(struct hcase *c) {
+    static const char *const commands[] = {
+        "bench --config hf/config.json --weights random -p 8 -n 2 -r 1 -t 1 -o csv",
+        "synth --config hf/config.json --jobs 1 --out out",
+        "synth --config hf/config.json --jobs 1 --out out --recipe q4 --shards 2"};
+    size_t which = rng_below(&c->rng, 3);
     copy_base(c, "hf", "hf");
-    begin(c, "bench --config hf/config.json --weights random -p 8 -n 2 -r 1 -t 1 -o csv", FORM_NONE,
-          INPUT_ERRORS | CODE(71));
+    begin(c, commands[which], which == 2 ? FORM_MANIFEST : FORM_NONE,
+          INPUT_ERRORS | CODE(71) | CODE(74));
+    c->command.output = which > 0 ? "out" : NULL;
 }
 
 /* --- requests */
@@ -386,6 +392,22 @@ static void damage_tokens(struct hcase *c) {
     say(&c->note, "the list is '%s'", *list);
 }
 
+static const char *const templates[] = {"Qwen3.5-35B-A3B", "Qwen3.5-0.8B", "Qwen3.6"};
+
+static void lay_out_template(struct hcase *c) {
+    copy_base(c, "q4", "m");
+    copy_base(c, "templates", "templates");
+    file_write(in_cwd(c, "chat.json"), bytes_of(rng_one_in(&c->rng, 2) ? chat_text : tools_text));
+    begin(c, "tokenize --tokenizer m/tokenizer.json --chat chat.json --template", FORM_TEXT,
+          DATA_ERRORS);
+    arg(&c->command, format("templates/%s", PICK(&c->rng, templates)));
+}
+
+static void damage_template(struct hcase *c) {
+    mutate_file(c, c->command.argv[c->command.argc - 1], mutate_bytes);
+    c->expect = EXPECT_SAME;
+}
+
 /* --- option files and recipes */
 static const char *const option_texts[] = {
     "{\"model\": \"m\", \"prompt-tokens\": \"417,275,198\", \"greedy\": true, \"max-new-tokens\": "
@@ -438,15 +460,16 @@ static const struct area areas[] = {{"shard-bytes", 8, lay_out_model, damage_raw
                                     {"source-index", 3, lay_out_indexed, damage_index},
                                     {"source-config", 7, lay_out_checkpoint, damage_config},
                                     {"source-side", 4, lay_out_checkpoint, damage_source_side},
-                                    {"config-alone", 3, lay_out_config, damage_config},
+                                    {"config-alone", 4, lay_out_config, damage_config},
                                     {"chat", 10, lay_out_chat, damage_chat},
                                     {"lines", 5, lay_out_lines, damage_line},
                                     {"prompt", 4, lay_out_prompt, damage_prompt},
+                                    {"template", 2, lay_out_template, damage_template},
                                     {"tokens", 3, lay_out_tokens, damage_tokens},
                                     {"options", 7, lay_out_options, damage_options},
                                     {"recipe", 5, lay_out_recipe, damage_recipe}};
 
-void case_lay_out(struct hcase *c) {
+void case_draw(struct hcase *c) {
     size_t total = 0, at = 0;
     for (size_t i = 0; i < sizeof areas / sizeof *areas; i++)
         total += areas[i].weight;
@@ -454,5 +477,4 @@ void case_lay_out(struct hcase *c) {
     for (at = 0; drawn >= areas[at].weight; at++)
         drawn -= areas[at].weight;
     c->area = &areas[at];
-    c->area->lay_out(c);
 }

@@ -167,14 +167,14 @@ struct area {
 #define CODE(c) (1u << ((c)-64))
 void arg(struct command *c, const char *text);
 void args(struct command *c, const char *words); /* separated by spaces */
-void case_lay_out(struct hcase *c);              /* chooses the area */
+void case_draw(struct hcase *c);                 /* its area */
 
 /* --- verdict.c */
 struct judge {
     struct limits limits;
     const char *answers; /* a directory of answers to undamaged input */
 };
-/* Runs the case. NULL, or what is wrong, kept. */
+/* Runs a case whose area is drawn. NULL, or what is wrong, kept. */
 const char *judge(struct hcase *c, const struct judge *how);
 
 #endif

@@ -1,6 +1,6 @@
 /* hostile_tool --exe PROGRAM --base DIR --work DIR --seed S --from N --to N [--step N]
  * [--sanitized]
- *              [--known REGEX]... [--keep]
+ *              [--known REGEX]... [--area NAME] [--keep]
  * Cases N, N + step, ... below `to`; a line for each that fails, and a count at the end. --keep
  * leaves the inputs of the cases and prints their commands. */
 #include "hostile.h"
@@ -16,7 +16,7 @@ enum { MAX_KNOWN = 16 };
 struct options {
     regex_t known[MAX_KNOWN];
     int num_known;
-    const char *exe, *base, *work;
+    const char *exe, *base, *work, *area;
     uint64_t seed, from, to, step;
     bool sanitized, keep;
 };
@@ -52,6 +52,8 @@ static struct options parse(int argc, char **argv) {
             o.work = argv[++i];
         else if (strcmp(argv[i], "--known") == 0 && o.num_known < MAX_KNOWN)
             compile(&o.known[o.num_known++], argv[++i]);
+        else if (strcmp(argv[i], "--area") == 0)
+            o.area = argv[++i];
         else if (strcmp(argv[i], "--seed") == 0)
             o.seed = number(argv[++i]);
         else if (strcmp(argv[i], "--from") == 0)
@@ -123,6 +125,9 @@ static void run_case(const struct options *o, uint64_t n, struct counts *counts)
                       .base = o->base,
                       .exe = o->exe,
                       .line = SIZE_MAX};
+    case_draw(&c);
+    if (o->area != NULL && strcmp(o->area, c.area->name) != 0)
+        return;
     const struct judge how = {.limits = {.seconds = 10,
                                          .rss_bytes = (size_t)2 << 30,
                                          .address_bytes = o->sanitized ? 0 : (size_t)3 << 30},

@@ -123,7 +123,7 @@ static struct bytes right_answer(struct hcase *c, const struct judge *how) {
     if (o.code != 0)
         die("undamaged input is refused: %s: exit %d, %.160s", key, o.code, (char *)o.err.p);
     struct bytes answer = answer_of(c, command, &o);
-    if (command->output != NULL && command->form == FORM_MANIFEST)
+    if (command->output != NULL && strcmp(command->output, "out") == 0)
         remove_tree(format("%s/%s", c->cwd, command->output));
     const char *temporary = format("%s.%d", path, (int)getpid());
     file_write(temporary, answer);
@@ -306,13 +306,13 @@ static const char *judge_expected(const struct hcase *c, const struct outcome *o
 
 /* What is there, but for the manifest that reseal wrote. */
 static char *list_case(const struct hcase *c, bool done) {
-    bool sealed = c->command.form == FORM_NONE && c->command.output != NULL;
+    bool sealed = c->command.output != NULL && strcmp(c->command.output, "m") == 0;
     return format("%s%s", list_tree(c->cwd, sealed && done ? "manifest.json" : NULL),
                   list_tree(format("%s/tmp", c->dir), NULL));
 }
 
 const char *judge(struct hcase *c, const struct judge *how) {
-    case_lay_out(c);
+    c->area->lay_out(c);
     struct bytes right = right_answer(c, how);
     c->area->damage(c);
     char *before[] = {list_case(c, false), list_case(c, true)};
@@ -326,7 +326,7 @@ const char *judge(struct hcase *c, const struct judge *how) {
         wrong = judge_expected(c, &o, right);
     if (wrong == NULL)
         wrong = cross_check(c, &o, how);
-    if (c->command.form == FORM_MANIFEST)
+    if (c->command.output != NULL && strcmp(c->command.output, "out") == 0)
         remove_tree(format("%s/%s", c->cwd, c->command.output));
     if (wrong == NULL && strcmp(before[o.code == 0], list_case(c, o.code == 0)) != 0)
         wrong = "files were made, changed or removed";
