@@ -18,9 +18,8 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static void limit(int what, size_t value) {
-    struct rlimit l = {.rlim_cur = value, .rlim_max = value};
-    setrlimit(what, &l);
+static struct rlimit at_most(size_t value) {
+    return (struct rlimit){.rlim_cur = value, .rlim_max = value};
 }
 
 static void redirect(const char *path, int flags, int fd) {
@@ -39,10 +38,12 @@ static void child(const char *dir, char *const *argv, const char *input,
     redirect(input != NULL ? input : "/dev/null", O_RDONLY, 0);
     setenv("TMPDIR", "../tmp", 1);
     setenv("HOME", "../tmp", 1);
-    limit(RLIMIT_CORE, 0);
-    limit(RLIMIT_FSIZE, (size_t)256 << 20);
+    const struct rlimit core = at_most(0), file = at_most((size_t)256 << 20);
+    const struct rlimit address = at_most(limits->address_bytes);
+    setrlimit(RLIMIT_CORE, &core);
+    setrlimit(RLIMIT_FSIZE, &file);
     if (limits->address_bytes > 0)
-        limit(RLIMIT_AS, limits->address_bytes);
+        setrlimit(RLIMIT_AS, &address);
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
