@@ -106,19 +106,34 @@ bool build_same_file(const struct qep_dir *dir, const char *name,
     return same;
 }
 
+/* The state of a finished file: the identity, the manifest's line, and the hash of the two, a line
+ * each. What is not just this is as good as absent. */
+static bool unseal_entry(const struct qep_build *build, char *text, size_t len, char **entry) {
+    char hash[QEP_HASH_TEXT];
+    const size_t line = QEP_HASH_TEXT; /* a hash and a line's end */
+    if (len <= 2 * line)
+        return false;
+    qep_hash_text(text, len - line, hash);
+    if (memcmp(text + len - line, hash, line - 1) != 0 ||
+        memcmp(text, build->identity, line - 1) != 0)
+        return false;
+    text[len - line - 1] = '\0';
+    *entry = text + line;
+    return true;
+}
+
 enum qep_status build_load_entry(const struct qep_build *build, const struct qep_layout_file *file,
                                  char **entry, struct qep_file_identity *identity) {
-    char name[BUILD_STATE_NAME_MAX], *text = NULL;
+    char name[BUILD_STATE_NAME_MAX], *text = NULL, *found = NULL;
     size_t len = 0;
     *entry = NULL;
     build_state_name(file->name, ".json", name);
     if (qep_dir_entry(&build->work.state, name) == QEP_ENTRY_FILE &&
         qep_dir_read(&build->work.state, name, QEP_MANIFEST_MAX_BYTES, &text, &len) == QEP_OK &&
-        len > QEP_HASH_TEXT && memcmp(text, build->identity, QEP_HASH_TEXT - 1) == 0 &&
-        qep_manifest_parse_entry(text + QEP_HASH_TEXT, len - QEP_HASH_TEXT, name, identity) ==
-            QEP_OK &&
+        unseal_entry(build, text, len, &found) &&
+        qep_manifest_parse_entry(found, strlen(found), name, identity) == QEP_OK &&
         build_same_file(&build->work.state, file->name, identity)) {
-        memmove(text, text + QEP_HASH_TEXT, len - QEP_HASH_TEXT + 1);
+        memmove(text, found, strlen(found) + 1);
         *entry = text;
         text = NULL;
     }
@@ -128,16 +143,18 @@ enum qep_status build_load_entry(const struct qep_build *build, const struct qep
 
 enum qep_status build_save_entry(const struct qep_build *build, const struct qep_layout_file *file,
                                  const struct qep_file_identity *identity) {
-    char name[BUILD_STATE_NAME_MAX], *entry = NULL, *text = NULL;
+    char name[BUILD_STATE_NAME_MAX], hash[QEP_HASH_TEXT], *entry = NULL, *text = NULL;
     enum qep_status st = QEP_OK;
     void *mem = NULL;
     QEP_TRY_GOTO(
         st, done,
         qep_manifest_file_entry(build->options.inventory, build->types, file, identity, &entry));
-    size_t len = strlen(entry) + QEP_HASH_TEXT;
+    size_t sealed = QEP_HASH_TEXT + strlen(entry) + 1, len = sealed + QEP_HASH_TEXT;
     QEP_TRY_GOTO(st, done, qep_alloc(len + 1, 1, "state file", &mem));
     text = mem;
-    snprintf(text, len + 1, "%s\n%s", build->identity, entry);
+    snprintf(text, sealed + 1, "%s\n%s\n", build->identity, entry);
+    qep_hash_text(text, sealed, hash);
+    snprintf(text + sealed, QEP_HASH_TEXT + 1, "%s\n", hash);
     build_state_name(file->name, ".json", name);
     st = qep_dir_write(&build->work.state, name, text, len);
 done:

@@ -31,18 +31,23 @@ make_base() { # DIR
     local recipe model
     mkdir "$1" || return 1
     cp -r tests/data/tiny-chat "$1/hf"
-    cp -r tests/data/golden/dense-untied "$1/index"
+    for model in index:dense-untied tied:dense-tied packed:next-packed experts:moe-all; do
+        cp -r "tests/data/golden/${model#*:}" "$1/${model%:*}"
+        rm -f "$1/${model%:*}/goldens.safetensors.zst"
+    done
     cp configs/q4.json "$1/recipe.json"
     mkdir "$1/templates"
     for model in Qwen3.5-35B-A3B Qwen3.5-0.8B Qwen3.6; do
         cp tests/data/hf/$model/chat_template.jinja "$1/templates/$model"
     done
-    rm -f "$1"/hf/{grid.jsonl,reference.safetensors.zst} "$1/index/goldens.safetensors.zst"
+    rm -f "$1"/hf/{grid.jsonl,reference.safetensors.zst}
     chmod -R u+w "$1"
     for recipe in q4 bf16; do
         "$exe" convert --from "$1/hf" --to "$1/$recipe" --recipe $recipe --shards 2 --jobs 1 2>"$1/err" ||
             { cat "$1/err" && return 1; }
     done
+    (ulimit -f 100 && exec "$exe" convert --from "$1/hf" --to "$1/partial" --recipe q4 --shards 2 --jobs 1 2>"$1/err")
+    [ $? = 74 ] || { cat "$1/err" && return 1; }
 }
 
 list_base() { find "$work/base" -printf '%p %s %i %T@\n' | sort; }

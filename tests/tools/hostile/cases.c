@@ -204,6 +204,9 @@ static void lay_out_side(struct hcase *c) {
     if (rng_one_in(&c->rng, 4)) {
         begin(c, "reseal m", FORM_NONE, DATA_ERRORS);
         c->command.output = "m";
+    } else if (rng_one_in(&c->rng, 3)) { /* as generation_config.json says */
+        begin(c, "run --model m -n 6 --json -q -t 1 --seed 3 --prompt-tokens 417,275,198", FORM_RUN,
+              INPUT_ERRORS);
     }
 }
 
@@ -217,7 +220,8 @@ static void convert(struct hcase *c, const char *from) {
 }
 
 static void lay_out_checkpoint(struct hcase *c) {
-    copy_base(c, "hf", "hf");
+    static const char *const sources[] = {"hf", "hf", "tied", "packed", "experts"};
+    copy_base(c, c->source = PICK(&c->rng, sources), "hf");
     convert(c, "hf");
 }
 
@@ -227,8 +231,9 @@ static void lay_out_indexed(struct hcase *c) {
 }
 
 static void damage_header(struct hcase *c) {
-    mutate_file(c, "hf/model.safetensors", mutate_header);
-    c->expect = c->note.free ? EXPECT_ANY : EXPECT_SAME;
+    bool same = rng_one_in(&c->rng, 6);
+    mutate_file(c, "hf/model.safetensors", same ? respell_header : mutate_header);
+    c->expect = same ? EXPECT_EQUAL : c->note.free ? EXPECT_ANY : EXPECT_SAME;
 }
 
 static void damage_values(struct hcase *c) {
@@ -245,9 +250,37 @@ static void damage_config(struct hcase *c) {
     mutate_file(c, "hf/config.json", mutate_json);
 }
 
+static void lay_out_source_side(struct hcase *c) {
+    copy_base(c, "hf", "hf");
+    convert(c, "hf");
+}
+
 static void damage_source_side(struct hcase *c) {
     const char *name = PICK(&c->rng, side_files);
     mutate_file(c, format("hf/%s", name), is_json(name) ? mutate_json : mutate_bytes);
+}
+
+/* A conversion that was interrupted: the files it had finished are damaged before it goes on. */
+static void lay_out_resume(struct hcase *c) {
+    copy_base(c, "hf", "hf");
+    begin(c, "convert --from hf --to out --jobs 1 --shards 2 --recipe q4", FORM_MANIFEST,
+          DATA_ERRORS | CODE(73) | CODE(75));
+    c->command.output = "out";
+}
+
+static void damage_resume(struct hcase *c) {
+    static const char *const names[] = {
+        "embed.qep",     "embed.qep.json",     "layer-000.qep", "layer-000.qep.json",
+        "layer-003.qep", "layer-003.qep.json", "identity"};
+    const char *name = format("out/.convert/%s", PICK(&c->rng, names));
+    copy_base(c, "partial", "out");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) { /* they are written to: no links */
+        const char *path = in_cwd(c, format("out/.convert/%s", names[i]));
+        file_write(path, file_read(path));
+    }
+    mutate_file(c, name, is_json(name) && !rng_one_in(&c->rng, 3) ? mutate_json : mutate_bytes);
+    c->expect = EXPECT_SAME;
+    c->check = CHECK_RESUME;
 }
 
 /* A model that is made up from its config alone; what it asks for may be more than there is. */
@@ -357,10 +390,27 @@ static void lay_out_prompt(struct hcase *c) {
         return;
     }
     begin(c, "tokenize --model m --text-file prompt.txt", FORM_TEXT, INPUT_ERRORS);
+    c->check = CHECK_ROUND;
 }
 
 static void damage_prompt(struct hcase *c) {
     mutate_file(c, "prompt.txt", mutate_bytes);
+}
+
+static const char talk_text[] =
+    "What is 15% of 80?\n/help\n\nAnd caf\xc3\xa9?\n/reset\nWhat is 7% of 30?\n";
+
+static void lay_out_talk(struct hcase *c) {
+    copy_base(c, "q4", "m");
+    file_write(in_cwd(c, "talk.txt"), bytes_of(talk_text));
+    begin(c, "run --model m -i --greedy -n 4 -q -t 1", FORM_TEXT, INPUT_ERRORS);
+    c->command.input = "talk.txt";
+    c->command.model = "m";
+}
+
+static void damage_talk(struct hcase *c) {
+    mutate_file(c, "talk.txt", mutate_bytes);
+    c->check = CHECK_RANKS;
 }
 
 static const char *const token_lists[] = {"417,275,198,265,257,220,16,20,4,259", "1", "0,424",
@@ -389,6 +439,7 @@ static void damage_tokens(struct hcase *c) {
         text = bytes_splice(text, at, to < text.n ? to : text.n, bytes_of(PICK(&c->rng, pieces)));
     }
     *list = format("%s", (char *)text.p);
+    c->check = c->command.form == FORM_RUN ? CHECK_TOKENS : CHECK_NONE;
     say(&c->note, "the list is '%s'", *list);
 }
 
@@ -459,12 +510,14 @@ static const struct area areas[] = {{"shard-bytes", 8, lay_out_model, damage_raw
                                     {"source-values", 5, lay_out_checkpoint, damage_values},
                                     {"source-index", 3, lay_out_indexed, damage_index},
                                     {"source-config", 7, lay_out_checkpoint, damage_config},
-                                    {"source-side", 4, lay_out_checkpoint, damage_source_side},
+                                    {"source-side", 4, lay_out_source_side, damage_source_side},
+                                    {"source-resume", 3, lay_out_resume, damage_resume},
                                     {"config-alone", 4, lay_out_config, damage_config},
                                     {"chat", 10, lay_out_chat, damage_chat},
                                     {"lines", 5, lay_out_lines, damage_line},
                                     {"prompt", 4, lay_out_prompt, damage_prompt},
                                     {"template", 2, lay_out_template, damage_template},
+                                    {"talk", 2, lay_out_talk, damage_talk},
                                     {"tokens", 3, lay_out_tokens, damage_tokens},
                                     {"options", 7, lay_out_options, damage_options},
                                     {"recipe", 5, lay_out_recipe, damage_recipe}};

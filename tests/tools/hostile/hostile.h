@@ -81,6 +81,7 @@ struct bytes respell_json(struct rng *r, struct bytes text, struct note *note);
 
 /* --- mutate_tensors.c: safetensors files */
 struct bytes mutate_header(struct rng *r, struct bytes file, struct note *note);
+struct bytes respell_header(struct rng *r, struct bytes file, struct note *note);
 /* Values of a tensor: NaN, infinities, the largest, denormal ones, arbitrary bits. */
 struct bytes mutate_values(struct rng *r, struct bytes file, struct note *note);
 
@@ -124,6 +125,10 @@ enum check { /* what an answer is compared with, besides */
              CHECK_NONE,
              CHECK_CHAT, /* the ids of tokenize */
              CHECK_PROMPT,
+             CHECK_TOKENS, /* the list's own numbers */
+             CHECK_ROUND,  /* the text, by tokenize --decode */
+             CHECK_RANKS,  /* two ranks */
+             CHECK_RESUME, /* whole, or seen to be damaged */
              CHECK_TYPES,  /* the verdict on fp32 */
              CHECK_OPTIONS /* the same options on the command line */
 };
@@ -150,6 +155,7 @@ struct hcase {
     const char *dir;  /* of the case: cwd, tmp, log */
     const char *cwd;
     const char *exe;
+    const char *source; /* of a checkpoint: part of what was laid out */
     const struct area *area;
     struct note note;
     struct command command;

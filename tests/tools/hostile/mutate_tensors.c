@@ -136,6 +136,11 @@ struct bytes mutate_header(struct rng *r, struct bytes file, struct note *note) 
     return join(PICK(r, ways)(r, &f, pick_tensor(r, &f.header), note), f.data);
 }
 
+struct bytes respell_header(struct rng *r, struct bytes file, struct note *note) {
+    struct parts f = split(file);
+    return join(respell_json(r, f.header.text, note), f.data);
+}
+
 /* --- values */
 static const uint64_t f32_values[] = {0x7fc00000, 0xffc00000, 0x7f800001, 0x7f800000, 0xff800000,
                                       0x7f7fffff, 0xff7fffff, 1,          0x80000001, 0x80000000,

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -24,21 +25,39 @@ static bool next_line(struct bytes *rest, struct bytes *line) {
     return true;
 }
 
+/* How many bytes the character at i has; 0 when it is no UTF-8. */
+static size_t char_bytes(struct bytes b, size_t i) {
+    size_t n = b.p[i] < 0x80 ? 1 : b.p[i] >= 0xf0 ? 4 : b.p[i] >= 0xe0 ? 3 : b.p[i] >= 0xc2 ? 2 : 0;
+    if (i + n > b.n || b.p[i] > 0xf4)
+        return 0;
+    for (size_t k = 1; k < n; k++)
+        if (b.p[i + k] >> 6 != 2)
+            return 0;
+    bool overlong = (b.p[i] == 0xe0 && b.p[i + 1] < 0xa0) || (b.p[i] == 0xf0 && b.p[i + 1] < 0x90);
+    bool beyond = (b.p[i] == 0xed && b.p[i + 1] >= 0xa0) || (b.p[i] == 0xf4 && b.p[i + 1] >= 0x90);
+    return overlong || beyond ? 0 : n;
+}
+
+/* Well-formed, and no marks that normalisation would join with what is before them. */
+static bool is_utf8(struct bytes b) {
+    for (size_t i = 0, n; i < b.n; i += n) {
+        n = char_bytes(b, i);
+        if (n == 0 || b.p[i] == 0xcc || b.p[i] == 0xcd)
+            return false;
+    }
+    return true;
+}
+
 /* Something that a terminal obeys, or that is no UTF-8. */
 static bool is_unprintable(struct bytes b) {
-    for (size_t i = 0; i < b.n; i++) {
-        int more = b.p[i] >= 0xf0 ? 3 : b.p[i] >= 0xe0 ? 2 : b.p[i] >= 0xc2 ? 1 : 0;
-        if (b.p[i] < 0x20 || b.p[i] == 0x7f || (more == 0 && b.p[i] >= 0x80) ||
-            i + (size_t)more >= b.n)
+    for (size_t i = 0, n; i < b.n; i += n) {
+        n = char_bytes(b, i);
+        if (n == 0 || b.p[i] < 0x20 || b.p[i] == 0x7f)
             return true;
         if (b.p[i] == 0xc2 && b.p[i + 1] < 0xa0)
             return true;
         if (b.p[i] == 0xe2 && b.p[i + 1] == 0x80 && b.p[i + 2] >= 0xaa && b.p[i + 2] <= 0xae)
             return true;
-        for (int k = 1; k <= more; k++)
-            if (b.p[i + (size_t)k] >> 6 != 2)
-                return true;
-        i += (size_t)more;
     }
     return false;
 }
@@ -106,7 +125,7 @@ static struct outcome run_command(const struct hcase *c, const struct command *c
 /* The answer to the input as it was laid out, from the store or the program. */
 static struct bytes right_answer(struct hcase *c, const struct judge *how) {
     struct command *command = &c->command;
-    char *key = format("%s", c->area->name);
+    char *key = format("%s|%s", c->area->name, c->source != NULL ? c->source : "");
     for (int i = 1; i < command->argc; i++)
         key = format("%s|%s", key, command->argv[i]);
     if (command->input != NULL || strstr(key, ".json") != NULL) {
@@ -265,12 +284,59 @@ static const char *cross_check_options(const struct hcase *c, const struct outco
     return wrong != NULL ? format("on the command line: %s", wrong) : NULL;
 }
 
+/* The ids are the numbers of the list, which has nothing but numbers, commas and spaces. */
+static const char *cross_check_tokens(const struct hcase *c, const struct outcome *o) {
+    struct json d = json_scan(o->out);
+    int node = json_member(&d, 0, "prompt_token_ids");
+    const char *list = c->command.argv[c->command.argc - 1];
+    char *copy = format("%s", list), *save = NULL, *ids = format("%s", "[");
+    if (o->code != 0)
+        return NULL;
+    if (list[strspn(list, "0123456789, ")] != '\0')
+        return "taken";
+    for (char *w = strtok_r(copy, ", ", &save); w != NULL; w = strtok_r(NULL, ", ", &save))
+        ids = format("%s%s%lld", ids, ids[1] != '\0' ? ", " : "", atoll(w));
+    ids = format("%s]", ids);
+    return json_is(&d, node, ids) ? NULL : format("ids are %.160s", json_source(&d, node));
+}
+
+/* The ids of well-formed text give the text. */
+static const char *cross_check_round(const struct hcase *c, const struct outcome *o,
+                                     const struct judge *how) {
+    struct bytes text = file_read(format("%s/prompt.txt", c->cwd));
+    struct command decode = {.form = FORM_TEXT, .codes = 0};
+    if (o->code != 0 || text.n > 4000 || !is_utf8(text))
+        return NULL;
+    arg(&decode, c->exe);
+    args(&decode, "tokenize --model m --decode");
+    arg(&decode, (char *)o->out.p);
+    decode.argv[decode.argc - 1][o->out.n - 1] = '\0'; /* the line's end */
+    struct outcome p = run_command(c, &decode, &how->limits);
+    const char *wrong = judge_outcome(&decode, &p, &how->limits);
+    if (wrong == NULL && !bytes_equal(p.out, bytes_splice(text, text.n, text.n, bytes_of("\n"))))
+        wrong = "other text";
+    return wrong != NULL ? format("decoded again: %s", wrong) : NULL;
+}
+
+/* A conversion that went on is whole, or what was damaged meanwhile is found. */
+static const char *cross_check_resume(const struct hcase *c, const struct outcome *o,
+                                      const struct judge *how) {
+    struct command verify = {.form = FORM_TEXT, .codes = CODE(65)};
+    if (o->code != 0)
+        return NULL;
+    arg(&verify, c->exe);
+    args(&verify, "inspect out --verify --jobs 1");
+    struct outcome p = run_command(c, &verify, &how->limits);
+    return judge_outcome(&verify, &p, &how->limits);
+}
+
 static const char *cross_check(const struct hcase *c, const struct outcome *o,
                                const struct judge *how) {
     const char *wrong = NULL;
     if (c->command.form == FORM_RUN)
         wrong = cross_check_run(c, &c->command, o, how);
-    if (wrong == NULL && c->command.form == FORM_MANIFEST && o->code == 0)
+    if (wrong == NULL && c->command.form == FORM_MANIFEST && o->code == 0 &&
+        c->check != CHECK_RESUME)
         wrong = cross_check_convert(c, how);
     if (wrong != NULL)
         return wrong;
@@ -279,6 +345,14 @@ static const char *cross_check(const struct hcase *c, const struct outcome *o,
         return cross_check_prompt(c, o, "tokenize --model m --chat chat.json", how);
     case CHECK_PROMPT:
         return cross_check_prompt(c, o, "tokenize --model m --text-file prompt.txt", how);
+    case CHECK_TOKENS:
+        return cross_check_tokens(c, o);
+    case CHECK_ROUND:
+        return cross_check_round(c, o, how);
+    case CHECK_RANKS:
+        return agree(c, &c->command, o, c->command, "--transport threads --ranks 2", how);
+    case CHECK_RESUME:
+        return cross_check_resume(c, o, how);
     case CHECK_TYPES:
         return cross_check_types(c, o, how);
     case CHECK_OPTIONS:
@@ -304,11 +378,12 @@ static const char *judge_expected(const struct hcase *c, const struct outcome *o
     return NULL;
 }
 
-/* What is there, but for the manifest that reseal wrote. */
+/* What is there but for what the command may make: a directory, or the manifest in "m". */
 static char *list_case(const struct hcase *c, bool done) {
-    bool sealed = c->command.output != NULL && strcmp(c->command.output, "m") == 0;
-    return format("%s%s", list_tree(c->cwd, sealed && done ? "manifest.json" : NULL),
-                  list_tree(format("%s/tmp", c->dir), NULL));
+    const char *output = c->command.output;
+    if (output != NULL && strcmp(output, "m") == 0)
+        output = done ? "manifest.json" : NULL;
+    return format("%s%s", list_tree(c->cwd, output), list_tree(format("%s/tmp", c->dir), NULL));
 }
 
 const char *judge(struct hcase *c, const struct judge *how) {
