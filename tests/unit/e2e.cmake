@@ -8,7 +8,10 @@ endfunction()
 # Seeded damage to all that the program reads; sanitizers see most of it.
 file(GLOB hostile_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/tools/hostile/*.c)
 add_executable(hostile_tool ${hostile_sources})
-target_link_libraries(hostile_tool PRIVATE qep_flags qep::zstd qep::xxhash)
+# No sanitizers in it: it starts thousands of processes, which they make slow.
+target_compile_options(hostile_tool PRIVATE -Wall -Wextra $<$<BOOL:${QEP_WERROR}>:-Werror>)
+target_compile_definitions(hostile_tool PRIVATE _GNU_SOURCE)
+target_link_libraries(hostile_tool PRIVATE qep::zstd qep::xxhash)
 set(hostile_cases 100)
 if(QEP_SANITIZE)
   set(hostile_cases 500)

@@ -178,7 +178,8 @@ void case_draw(struct hcase *c);                 /* its area */
 /* --- verdict.c */
 struct judge {
     struct limits limits;
-    const char *answers; /* a directory of answers to undamaged input */
+    size_t cross_check_one_in; /* so many cases */
+    const char *answers;       /* a directory of answers to undamaged input */
 };
 /* Runs a case whose area is drawn. NULL, or what is wrong, kept. */
 const char *judge(struct hcase *c, const struct judge *how);
