@@ -11,6 +11,11 @@
  * (Those of a product may depend on the shapes and types of the other products of its call, which
  * therefore follow from the model alone.)
  *
+ * Numbers that are not finite: an output that depends on a NaN is NaN; infinity gives infinity, NaN
+ * or the exact limit of a function that has one (a gate of 0 or 1, a decay of 0), never another
+ * number. So what went wrong anywhere is seen in the logits. (Which NaN is not promised, but where
+ * 0x7fc00000 is named below.)
+ *
  * Errors: QEP_ERR_SYSTEM (memory), QEP_ERR_UNAVAILABLE (device). Shapes are the caller's duty
  * (asserted). C17 and C++17 both compile this header. */
 #ifndef QEP_KERNELS_BACKEND_H
@@ -35,7 +40,8 @@ struct qep_weight; /* a repacked weight matrix [rows, cols], owned by its backen
  *   F32   cols floats
  *   BF16  cols bf16 (round to nearest even)
  *   INT8  G = ceil(cols / 32) groups: 32 * G int8 (the tail zero), then G floats: x = q * scale,
- *         scale = absmax / 127 (0 for a zero group), q = round-half-even(x / scale)
+ *         scale = absmax / 127 (0 for a zero group), q = round-half-even(x / scale); with a number
+ *         in the group that is not finite, and only then, scale = NaN (0x7fc00000) and all q = 0
  * padded with zero bytes to a multiple of 16. */
 enum qep_act_type { QEP_ACT_F32, QEP_ACT_BF16, QEP_ACT_INT8 };
 enum { QEP_ACT_GROUP = 32, QEP_KV_BLOCK = 64, QEP_DELTA_CHUNK = 64 };
@@ -65,7 +71,8 @@ static inline struct qep_rows_out qep_f32_rows(float *f32) {
 
 /* K and V of one block of QEP_KV_BLOCK positions: K [64, num_kv_heads, head_dim], then V the same.
  *   F32, BF16: plain.  INT8: all of K's and V's int8 first, then float scales [2][64, num_kv_heads]
- *   (absmax / 127 per position and head). */
+ *   (absmax / 127 per position and head; with a number there that is not finite, and only then, the
+ *   scale is NaN (0x7fc00000) and the int8 are 0). */
 enum qep_kv_type { QEP_KV_F32, QEP_KV_BF16, QEP_KV_INT8 };
 
 static inline size_t qep_kv_block_bytes(enum qep_kv_type type, int32_t num_kv_heads,
@@ -200,7 +207,8 @@ struct qep_backend_ops {
     enum qep_status (*embed)(struct qep_backend *be, float *out, const struct qep_weight *weight,
                              const int32_t *ids, int32_t n);
     /* out = x * rsqrt(mean(x^2) + eps) * w, rows of cols; w already holds the 1 of unit-offset
-     * norms. out.f32 may be x. */
+     * norms. Where the mean is not finite in f32 the row is NaN; so it is with all norms below.
+     * out.f32 may be x. */
     enum qep_status (*rms_norm)(struct qep_backend *be, struct qep_rows_out out, const float *x,
                                 const float *w, int32_t n, int32_t cols, float eps);
     /* f32 rows [n, cols] -> activation rows at out + i * row_stride. */
@@ -251,8 +259,10 @@ struct qep_backend_ops {
                                   int32_t n);
 
     /* Softmax over all experts, the top_k largest (ties: lower id first), weights p / sum(chosen
-     * p). topk_idx and topk_weights are device memory, idx in descending order of p. dev_spans: dev
-     * [n] or NULL; the ids of padding rows (slot < 0) are -1. */
+     * p). A row with a logit that is not finite has NaN weights (0x7fc00000) and any distinct ids:
+     * a NaN that is only never chosen would be lost. topk_idx and topk_weights are device memory,
+     * idx in descending order of p. dev_spans: dev [n] or NULL; the ids of padding rows (slot < 0)
+     * are -1. */
     enum qep_status (*router_topk)(struct qep_backend *be, int32_t *topk_idx, float *topk_weights,
                                    const float *logits, int32_t n, int32_t num_experts,
                                    int32_t top_k, const struct qep_span *dev_spans);

@@ -1,10 +1,12 @@
 /* Elementary functions shared by the host backends: straight-line fp32 code, so that a loop over
  * them vectorises and gives the same bits on every ISA level (no libm, no contraction). Within 2
  * ulp of the exact value, 4 for the composed ones; +-inf and NaN behave like libm's. Sources of the
- * polynomials: Cephes expf and logf. */
+ * polynomials: Cephes expf and logf. Square roots are exact on every level. */
 #ifndef QEP_KERNELS_MATHFN_H
 #define QEP_KERNELS_MATHFN_H
 
+#include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -25,6 +27,38 @@ QEP_HD float qep_float_from_bits(uint32_t bits) {
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
+}
+
+/* What a value that is not finite becomes where its own bits are lost. */
+#define QEP_NAN_BITS 0x7fc00000u
+#define QEP_INF_BITS 0x7f800000
+
+QEP_HD float qep_nanf(void) {
+    return qep_float_from_bits(QEP_NAN_BITS);
+}
+
+/* Bits of the largest magnitude among n values: QEP_INF_BITS or more if, and only if, one of them
+ * is not finite. (The maximum of floats drops a NaN.) */
+QEP_HD int32_t qep_absmax_bits(const float *x, size_t n) {
+    int32_t most = 0;
+    for (size_t i = 0; i < n; i++) {
+        int32_t bits = (int32_t)(qep_float_bits(x[i]) & 0x7fffffffu);
+        most = bits > most ? bits : most;
+    }
+    return most;
+}
+
+/* The scale of n values as int8: the largest magnitude / 127, NaN where one is not finite. Codes
+ * are 0 unless it is positive. */
+QEP_HD float qep_int8_scale(const float *x, size_t n) {
+    int32_t most = qep_absmax_bits(x, n);
+    return most < QEP_INF_BITS ? qep_float_from_bits((uint32_t)most) / 127.0f : qep_nanf();
+}
+
+/* The square root of a sum or mean of squares, to divide by. NaN where it has overflowed: what is
+ * divided by infinity is 0, as if it were sound. */
+QEP_HD float qep_norm_rootf(float squares) {
+    return squares > 3.4028235e38f ? qep_nanf() : sqrtf(squares);
 }
 
 /* 1.5 * 2^23: adding it to |x| < 2^22 rounds x to an integer (half to even) in the low bits. */
@@ -99,10 +133,9 @@ QEP_HD float qep_sigmoidf(float x) {
     return 1.0f / (1.0f + qep_expf(-x));
 }
 
+/* NaN at -inf, as torch has it: a product that overflowed is not taken for 0. */
 QEP_HD float qep_siluf(float x) {
-    /* The bound makes the limit at -inf -0 rather than NaN. */
-    float bounded = x < -1e30f ? -1e30f : x;
-    return bounded / (1.0f + qep_expf(-x));
+    return x / (1.0f + qep_expf(-x));
 }
 
 /* log(1 + exp(x)); x itself from 20 on, as torch has it (equal in fp32). */

@@ -21,7 +21,7 @@ struct rope_row {
 static void norm_and_rotate(const struct qep_attention_dims *dims, float *out, const float *x,
                             const float *w, const struct rope_row *rope) {
     int32_t n = dims->head_dim;
-    float inv = 1.0f / sqrtf(dot16(x, x, n) / (float)n + dims->eps);
+    float inv = 1.0f / qep_norm_rootf(dot16(x, x, n) / (float)n + dims->eps);
     for (int32_t i = 0; i < n; i++)
         out[i] = x[i] * inv * w[i];
     qep_rope_rotate(out, dims->rotary_dim / 2, rope->cosines, rope->sines);
@@ -40,12 +40,7 @@ static size_t kv_scales_offset(const struct qep_attention_dims *dims) {
 }
 
 static void store_int8(int8_t *quants, float *scale_out, const float *x, size_t n) {
-    float absmax = 0.0f;
-    for (size_t i = 0; i < n; i++) {
-        float magnitude = fabsf(x[i]);
-        absmax = magnitude > absmax ? magnitude : absmax;
-    }
-    float scale = absmax / 127.0f;
+    float scale = qep_int8_scale(x, n);
     for (size_t i = 0; i < n; i++) {
         float q = scale > 0.0f ? x[i] / scale : 0.0f;
         q = q > 127.0f ? 127.0f : q;

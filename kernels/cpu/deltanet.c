@@ -104,7 +104,7 @@ struct delta_job {
 };
 
 static void l2_normalise(float *out, const float *x, int32_t n, float factor) {
-    float inv = factor / sqrtf(dot16(x, x, n) + 1e-6f);
+    float inv = factor / qep_norm_rootf(dot16(x, x, n) + 1e-6f);
     for (int32_t i = 0; i < n; i++)
         out[i] = x[i] * inv;
 }

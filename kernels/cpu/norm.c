@@ -4,8 +4,6 @@
 #include "kernels/cpu/simd.h"
 #include "kernels/mathfn.h"
 
-#include <math.h>
-
 struct norm_job {
     struct qep_rows_out out;
     const float *x, *w;
@@ -20,7 +18,7 @@ static void norm_rows(void *arg, int thread_idx, int num_threads) {
     for (size_t i = begin; i < end; i++) {
         const float *x = job->x + i * cols;
         float *out = job->out.f32 + i * cols;
-        float inv = 1.0f / sqrtf(dot16(x, x, job->cols) / (float)job->cols + job->eps);
+        float inv = 1.0f / qep_norm_rootf(dot16(x, x, job->cols) / (float)job->cols + job->eps);
         for (size_t c = 0; c < cols; c++)
             out[c] = x[c] * inv * job->w[c];
         if (job->out.act != NULL)
@@ -38,13 +36,9 @@ enum qep_status CPU(rms_norm)(struct qep_backend *be, struct qep_rows_out out, c
 
 /* One group of at most 32 values; the quants beyond count are zero. */
 static float quantise_group(int8_t *quants, const float *values, size_t count) {
-    float x[QEP_ACT_GROUP] = {0}, absmax = 0.0f;
+    float x[QEP_ACT_GROUP] = {0};
     memcpy(x, values, count * sizeof *x);
-    for (size_t i = 0; i < QEP_ACT_GROUP; i++) {
-        float magnitude = fabsf(x[i]);
-        absmax = magnitude > absmax ? magnitude : absmax;
-    }
-    float scale = absmax / 127.0f;
+    float scale = qep_int8_scale(x, QEP_ACT_GROUP);
     float divisor = scale > 0.0f ? scale : 1.0f;
     for (size_t i = 0; i < QEP_ACT_GROUP; i++) {
         float q = scale > 0.0f ? x[i] / divisor : 0.0f;
@@ -144,7 +138,7 @@ static void gated_norm_heads(void *arg, int thread_idx, int num_threads) {
     for (size_t i = begin; i < end; i++) {
         const float *x = job->o + i * width, *z = job->z + i * width;
         float *out = job->out + i * width;
-        float inv = 1.0f / sqrtf(dot16(x, x, job->width) / (float)job->width + job->eps);
+        float inv = 1.0f / qep_norm_rootf(dot16(x, x, job->width) / (float)job->width + job->eps);
         for (size_t c = 0; c < width; c++)
             out[c] = job->w[c] * (x[c] * inv) * qep_siluf(z[c]);
     }

@@ -34,6 +34,17 @@ static int32_t pick_largest(const float *p, const uint8_t *taken, int32_t n) {
     return best;
 }
 
+/* The p of the chosen become weights. The NaN of an expert that no comparison chose would be lost,
+ * so a logit that is not finite makes all of them NaN. */
+static void weigh_chosen(float *chosen, int32_t k, const float *logits, int32_t n) {
+    float sum = 0.0f;
+    bool finite = qep_absmax_bits(logits, (size_t)n) < QEP_INF_BITS;
+    for (int32_t j = 0; j < k; j++)
+        sum += chosen[j];
+    for (int32_t j = 0; j < k; j++)
+        chosen[j] = finite ? chosen[j] / sum : qep_nanf();
+}
+
 static void route_rows(void *arg, int thread_idx, int num_threads) {
     const struct router_job *job = arg;
     size_t experts = (size_t)job->num_experts, k = (size_t)job->top_k, begin, end;
@@ -41,7 +52,6 @@ static void route_rows(void *arg, int thread_idx, int num_threads) {
     uint8_t *taken = (uint8_t *)(p + experts);
     qep_team_split((size_t)job->n, 1, thread_idx, num_threads, &begin, &end);
     for (size_t i = begin; i < end; i++) {
-        float sum = 0.0f;
         softmax_numerators(p, job->logits + i * experts, job->num_experts);
         memset(taken, 0, experts);
         for (size_t j = 0; j < k; j++) {
@@ -49,10 +59,9 @@ static void route_rows(void *arg, int thread_idx, int num_threads) {
             taken[best] = 1;
             job->topk_idx[i * k + j] = job->spans != NULL && job->spans[i].slot < 0 ? -1 : best;
             job->topk_weights[i * k + j] = p[best];
-            sum += p[best];
         }
-        for (size_t j = 0; j < k; j++)
-            job->topk_weights[i * k + j] /= sum;
+        weigh_chosen(job->topk_weights + i * k, job->top_k, job->logits + i * experts,
+                     job->num_experts);
     }
 }
 

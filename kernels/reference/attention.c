@@ -26,10 +26,7 @@ static size_t kv_num_elements(const struct qep_attention_dims *dims) {
 }
 
 static void kv_store_int8(int8_t *quants, float *scale_out, const float *x, int32_t n) {
-    float absmax = 0.0f;
-    for (int32_t i = 0; i < n; i++)
-        absmax = fabsf(x[i]) > absmax ? fabsf(x[i]) : absmax;
-    float scale = absmax / 127.0f;
+    float scale = qep_int8_scale(x, (size_t)n);
     for (int32_t i = 0; i < n; i++) {
         float q = scale > 0.0f ? x[i] / scale : 0.0f;
         q = q > 127.0f ? 127.0f : q;
@@ -76,7 +73,7 @@ static void kv_load(const struct qep_attention_dims *dims, const void *block, in
 static void norm_and_rotate(const struct qep_attention_dims *dims, float *out, const float *x,
                             const float *w, const float *cosines, const float *sines) {
     int32_t n = dims->head_dim;
-    float inv = 1.0f / sqrtf(ref_sum_squares(x, n) / (float)n + dims->eps);
+    float inv = 1.0f / qep_norm_rootf(ref_sum_squares(x, n) / (float)n + dims->eps);
     for (int32_t i = 0; i < n; i++)
         out[i] = x[i] * inv * w[i];
     qep_rope_rotate(out, dims->rotary_dim / 2, cosines, sines);

@@ -41,7 +41,7 @@ enum qep_status ref_delta_conv(struct qep_backend *be, const struct qep_delta_di
 }
 
 static void l2_normalise(float *out, const float *x, int32_t n, float factor) {
-    float inv = factor / sqrtf(ref_sum_squares(x, n) + 1e-6f);
+    float inv = factor / qep_norm_rootf(ref_sum_squares(x, n) + 1e-6f);
     for (int32_t i = 0; i < n; i++)
         out[i] = x[i] * inv;
 }
@@ -125,7 +125,7 @@ enum qep_status ref_delta_norm(struct qep_backend *be, const struct qep_delta_di
         const float *x = o + i * width, *gate = z + i * width;
         float *dst = out + i * width;
         float mean = ref_sum_squares(x, dims->value_head_dim) / (float)width;
-        float inv = 1.0f / sqrtf(mean + dims->eps);
+        float inv = 1.0f / qep_norm_rootf(mean + dims->eps);
         for (size_t c = 0; c < width; c++)
             dst[c] = w[c] * (x[c] * inv) * qep_siluf(gate[c]);
     }

@@ -3,7 +3,6 @@
 
 #include "kernels/mathfn.h"
 
-#include <math.h>
 #include <string.h>
 
 enum qep_status ref_rms_norm(struct qep_backend *be, struct qep_rows_out out, const float *x,
@@ -11,7 +10,7 @@ enum qep_status ref_rms_norm(struct qep_backend *be, struct qep_rows_out out, co
     for (int32_t i = 0; i < n; i++) {
         const float *row = x + (size_t)i * (size_t)cols;
         float *dst = out.f32 + (size_t)i * (size_t)cols;
-        float inv = 1.0f / sqrtf(ref_sum_squares(row, cols) / (float)cols + eps);
+        float inv = 1.0f / qep_norm_rootf(ref_sum_squares(row, cols) / (float)cols + eps);
         for (int32_t c = 0; c < cols; c++)
             dst[c] = row[c] * inv * w[c];
     }
@@ -24,10 +23,7 @@ static void quantise_row(uint8_t *out, const float *x, int32_t cols) {
     for (int32_t g = 0; g < num_groups; g++) {
         int32_t begin = g * QEP_ACT_GROUP;
         int32_t end = begin + QEP_ACT_GROUP < cols ? begin + QEP_ACT_GROUP : cols;
-        float absmax = 0.0f;
-        for (int32_t c = begin; c < end; c++)
-            absmax = fabsf(x[c]) > absmax ? fabsf(x[c]) : absmax;
-        float scale = absmax / 127.0f;
+        float scale = qep_int8_scale(x + begin, (size_t)(end - begin));
         for (int32_t c = begin; c < end; c++) {
             float q = scale > 0.0f ? x[c] / scale : 0.0f;
             q = q > 127.0f ? 127.0f : q; /* a subnormal scale may have lost bits */

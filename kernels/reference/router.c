@@ -24,16 +24,26 @@ static int32_t pick_largest(const float *p, const uint8_t *taken, int32_t n) {
     return best;
 }
 
+/* The p of the chosen become weights. The NaN of an expert that no comparison chose would be lost,
+ * so a logit that is not finite makes all of them NaN. */
+static void weigh_chosen(float *chosen, int32_t k, const float *logits, int32_t n) {
+    float sum = 0.0f;
+    bool finite = qep_absmax_bits(logits, (size_t)n) < QEP_INF_BITS;
+    for (int32_t j = 0; j < k; j++)
+        sum += chosen[j];
+    for (int32_t j = 0; j < k; j++)
+        chosen[j] = finite ? chosen[j] / sum : qep_nanf();
+}
+
 enum qep_status ref_router_topk(struct qep_backend *be, int32_t *topk_idx, float *topk_weights,
                                 const float *logits, int32_t n, int32_t num_experts, int32_t top_k,
                                 const struct qep_span *dev_spans) {
     float *p = NULL;
     size_t experts = (size_t)num_experts, k = (size_t)top_k;
-    assert(top_k <= num_experts);
+    assert(0 < num_experts && top_k <= num_experts);
     QEP_TRY(ref_scratch(be, 2 * experts, &p));
     uint8_t *taken = (uint8_t *)(p + experts);
     for (size_t i = 0; i < (size_t)n; i++) {
-        float sum = 0.0f;
         softmax_numerators(p, logits + i * experts, num_experts);
         memset(taken, 0, experts);
         for (size_t j = 0; j < k; j++) {
@@ -41,10 +51,8 @@ enum qep_status ref_router_topk(struct qep_backend *be, int32_t *topk_idx, float
             taken[best] = 1;
             topk_idx[i * k + j] = dev_spans != NULL && dev_spans[i].slot < 0 ? -1 : best;
             topk_weights[i * k + j] = p[best];
-            sum += p[best];
         }
-        for (size_t j = 0; j < k; j++)
-            topk_weights[i * k + j] /= sum;
+        weigh_chosen(topk_weights + i * k, top_k, logits + i * experts, num_experts);
     }
     return QEP_OK;
 }

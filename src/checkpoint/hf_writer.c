@@ -234,8 +234,25 @@ static enum qep_status write_index(const struct qep_hf_writer *w) {
     return st;
 }
 
+/* Other ranks may have written elsewhere. */
+static enum qep_status check_files(const struct qep_hf_writer *w) {
+    const char *dir = w->options.dir;
+    for (size_t f = 0; f < w->num_files; f++) {
+        char *path = NULL;
+        QEP_TRY(qep_path_join(dir, w->files[f].name, &path));
+        bool there = qep_path_exists(path);
+        free(path);
+        if (!there)
+            return qep_fail(QEP_ERR_IO,
+                            "%s/%s: not there (is %s on a file system that all ranks share?)", dir,
+                            w->files[f].name, dir);
+    }
+    return QEP_OK;
+}
+
 enum qep_status qep_hf_finish(struct qep_hf_writer *writer) {
     char *path = NULL;
+    QEP_TRY(check_files(writer));
     QEP_TRY(qep_path_join(writer->options.dir, "config.json", &path));
     enum qep_status st =
         qep_file_write_atomic(path, writer->options.config_text, writer->options.config_len);

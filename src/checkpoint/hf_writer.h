@@ -42,7 +42,7 @@ enum qep_status qep_hf_prepare(struct qep_hf_writer *writer);
 /* Writes one shard with all threads, under its name only when it is whole. */
 enum qep_status qep_hf_write_file(struct qep_hf_writer *writer, size_t file_idx);
 
-/* config.json and the index. */
+/* config.json and the index, when all files are there. */
 enum qep_status qep_hf_finish(struct qep_hf_writer *writer);
 
 #endif

@@ -187,29 +187,29 @@ enum qep_status qep_cmd_bench(struct qep_job *job, int argc, char **argv) {
     struct qep_option shared[QEP_NUM_COMMON_OPTIONS];
     const struct qep_option own[] = {
         {"config", 0, QEP_OPTION_PATH, &b.config, "FILE",
-         "config.json of a model without files (see configs/)", 0, 0, NULL, NULL},
+         "config.json of a model without files (see configs/)", 0, 0, NULL, NULL, false},
         {"weights", 0, QEP_OPTION_CHOICE, &b.weights, NULL, "random: made up while loading", 0, 0,
-         "random", NULL},
+         "random", NULL, false},
         {"recipe", 0, QEP_OPTION_PATH, &b.recipe, "R",
-         "with --weights random: see convert (default q4)", 0, 0, NULL, NULL},
+         "with --weights random: see convert (default q4)", 0, 0, NULL, NULL, false},
         {"layers", 0, QEP_OPTION_INT, &b.num_layers, "N",
-         "with --weights random: the first N layers only", 1, QEP_MAX_LAYERS, NULL, NULL},
+         "with --weights random: the first N layers only", 1, QEP_MAX_LAYERS, NULL, NULL, false},
         {"n-prompt", 'p', QEP_OPTION_STRING, &b.prompts, "LIST",
-         "prompt lengths to prefill (default 512)", 0, 0, NULL, NULL},
+         "prompt lengths to prefill (default 512)", 0, 0, NULL, NULL, false},
         {"n-gen", 'n', QEP_OPTION_INT, &b.num_new, "N", "tokens to decode (default 128)", 0,
-         1 << 24, NULL, NULL},
+         1 << 24, NULL, NULL, false},
         {"batch", 'b', QEP_OPTION_STRING, &b.batches, "LIST",
-         "sequences decoded together (default 1)", 0, 0, NULL, NULL},
+         "sequences decoded together (default 1)", 0, 0, NULL, NULL, false},
         {"depth", 'd', QEP_OPTION_STRING, &b.depths, "LIST",
-         "positions filled before decoding (default 0)", 0, 0, NULL, NULL},
+         "positions filled before decoding (default 0)", 0, 0, NULL, NULL, false},
         {"repeat", 'r', QEP_OPTION_INT, &b.repeats, "N", "timed runs of each test (default 5)", 1,
-         BENCH_MAX_REPEATS, NULL, NULL},
+         BENCH_MAX_REPEATS, NULL, NULL, false},
         {"output", 'o', QEP_OPTION_CHOICE, &b.format, "FORM", "md, json (an object a line), csv", 0,
-         0, "md|json|csv", NULL},
+         0, "md|json|csv", NULL, false},
         {"launch-times", 0, QEP_OPTION_PATH, &b.launch_times, "FILE",
-         "GPU: each launch of one more run, timed (--cuda-graphs off)", 0, 0, NULL, NULL},
+         "GPU: each launch of one more run, timed (--cuda-graphs off)", 0, 0, NULL, NULL, false},
         {"prefill-chunk", 0, QEP_OPTION_INT, &b.common.engine.prefill_chunk, "N",
-         "rows per prefill step (default 512)", 64, 1 << 20, NULL, NULL}};
+         "rows per prefill step (default 512)", 64, 1 << 20, NULL, NULL, false}};
     const struct qep_option_table own_rows = {own, sizeof own / sizeof own[0]};
     const struct qep_option_table shared_rows = {shared, QEP_NUM_COMMON_OPTIONS};
     qep_common_init(&b.common, shared);

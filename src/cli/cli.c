@@ -51,20 +51,36 @@ static enum qep_status run_command(const struct command *command, struct qep_job
     return command->run(job, argc, argv);
 }
 
+static const struct command *find_command(const char *arg) {
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
+        if (strcmp(arg, commands[i].name) == 0)
+            return &commands[i];
+    return arg[0] == '-' ? &commands[0] : NULL;
+}
+
+/* What the ranks have in common before they do anything together that depends on it. */
+static enum qep_status compare_ranks(struct qep_comm *comm, const char *command) {
+    char text[64];
+    snprintf(text, sizeof text, "%s", command);
+    QEP_TRY(qep_comm_same(comm, "build", QEP_VERSION " " __VERSION__));
+    return qep_comm_same(comm, "command", text);
+}
+
 enum qep_status qep_cli_main(struct qep_comm *comm, int argc, char **argv) {
     struct qep_job job = {.comm = comm};
-    if (argc < 2 || asks_for_commands(argv[1])) {
-        if (comm->rank == 0)
-            print_help();
-        if (argc >= 2)
-            return QEP_OK;
-        return qep_comm_agree(comm, qep_fail(QEP_ERR_USAGE, "no command and no options given"));
+    const char *arg = argc < 2 ? "none" : asks_for_commands(argv[1]) ? "help" : argv[1];
+    const struct command *command = find_command(arg);
+    QEP_TRY(compare_ranks(comm, command != NULL ? command->name : arg));
+    if (command != NULL) {
+        bool named = arg[0] != '-';
+        return run_command(command, &job, argc - named, argv + named);
     }
-    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
-        if (strcmp(argv[1], commands[i].name) == 0)
-            return run_command(&commands[i], &job, argc - 1, argv + 1);
-    if (argv[1][0] == '-')
-        return run_command(&commands[0], &job, argc, argv);
+    if (comm->rank == 0 && (argc < 2 || asks_for_commands(argv[1])))
+        print_help();
+    if (argc < 2)
+        return qep_comm_agree(comm, qep_fail(QEP_ERR_USAGE, "no command and no options given"));
+    if (asks_for_commands(argv[1]))
+        return QEP_OK;
     return qep_comm_agree(
         comm, qep_fail(QEP_ERR_USAGE, "unknown command '%s' (see qwen-ep --help)", argv[1]));
 }

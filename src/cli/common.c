@@ -1,15 +1,13 @@
 #include "cli/common.h"
 
 #include "base/log.h"
-#include "cli/options_file.h"
-#include "dist/comm_input.h"
+#include "cli/command_line.h"
 
 #include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-enum { MAX_CONFIG_BYTES = 1 << 20, MAX_THREAD_RANKS = 256 };
+enum { MAX_THREAD_RANKS = 256 };
 
 void qep_common_init(struct qep_common *c, struct qep_option table[QEP_NUM_COMMON_OPTIONS]) {
     *c = (struct qep_common){
@@ -17,63 +15,43 @@ void qep_common_init(struct qep_common *c, struct qep_option table[QEP_NUM_COMMO
     struct qep_engine_options *e = &c->engine;
     const struct qep_option rows[QEP_NUM_COMMON_OPTIONS] = {
         {"model", 'm', QEP_OPTION_PATH, &e->model, "DIR", "shard directory (made by convert)", 0, 0,
-         NULL, NULL},
+         NULL, NULL, true},
         {"backend", 0, QEP_OPTION_CHOICE, &e->backend, NULL, "compute", 0, 0,
-         "auto|cpu|cuda|reference", NULL},
+         "auto|cpu|cuda|reference", NULL, false},
         {"isa", 0, QEP_OPTION_CHOICE, &e->isa, "NAME",
          "baseline, avx2, avx512 (auto: best of all ranks)", 0, 0, "auto|baseline|avx2|avx512",
-         NULL},
+         NULL, false},
         {"threads", 't', QEP_OPTION_INT, &e->threads, "N",
-         "threads per rank (0: cores / local ranks)", 0, 1024, NULL, NULL},
+         "threads per rank (0: cores / local ranks)", 0, 1024, NULL, NULL, true},
         {"bind", 0, QEP_OPTION_CHOICE, &e->bind, "auto|keep",
-         "divide the host's CPUs, or keep as launched", 0, 0, "auto|keep", NULL},
+         "divide the host's CPUs, or keep as launched", 0, 0, "auto|keep", NULL, true},
         {"activations", 0, QEP_OPTION_CHOICE, &e->activations, "TYPE", "auto, bf16, int8, fp32", 0,
-         0, "auto|bf16|int8|fp32", NULL},
+         0, "auto|bf16|int8|fp32", NULL, false},
         {"attention", 0, QEP_OPTION_CHOICE, &e->attention, "MODE", "auto, layers, sequences", 0, 0,
-         "auto|layers|sequences", NULL},
+         "auto|layers|sequences", NULL, false},
         {"ctx", 'c', QEP_OPTION_INT, &e->ctx, "N",
-         "positions per sequence (0: what model and memory allow)", 0, 1 << 24, NULL, NULL},
+         "positions per sequence (0: what model and memory allow)", 0, 1 << 24, NULL, NULL, false},
         {"kv-type", 0, QEP_OPTION_CHOICE, &e->kv_type, "TYPE", "auto, f32, bf16, int8", 0, 0,
-         "auto|f32|bf16|int8", NULL},
+         "auto|f32|bf16|int8", NULL, false},
         {"transport", 0, QEP_OPTION_CHOICE, &c->transport, "NAME", "auto, self, threads, mpi, nccl",
-         0, 0, "auto|self|threads|mpi|nccl", NULL},
+         0, 0, "auto|self|threads|mpi|nccl", NULL, false},
         {"ranks", 0, QEP_OPTION_INT, &c->ranks, "P", "ranks, with --transport threads", 1,
-         MAX_THREAD_RANKS, NULL, NULL},
+         MAX_THREAD_RANKS, NULL, NULL, false},
         {"timeout", 0, QEP_OPTION_DOUBLE, &e->timeout_s, "S",
-         "end the job after S s without progress (0: never)", 0, 1e9, NULL, NULL},
+         "end the job after S s without progress (0: never)", 0, 1e9, NULL, NULL, false},
         {"progress", 0, QEP_OPTION_CHOICE, &c->progress, "WHEN", "auto, always, never", 0, 0,
-         "auto|always|never", NULL},
+         "auto|always|never", NULL, true},
         {"quiet", 'q', QEP_OPTION_FLAG, &c->quiet, NULL, "only results and errors", 0, 0, NULL,
-         NULL},
+         NULL, true},
         {"verbose", 'v', QEP_OPTION_FLAG, &c->verbose, NULL, "details of every rank", 0, 0, NULL,
-         NULL},
+         NULL, true},
         {"config-file", 0, QEP_OPTION_CONFIG_FILE, &c->config_file, "F",
-         "options from a JSON object", 0, 0, NULL, NULL},
+         "options from a JSON object", 0, 0, NULL, NULL, false},
         {"cuda-graphs", 0, QEP_OPTION_CHOICE, &e->cuda_graphs, "on|off",
-         "decode steps on a GPU as captured graphs", 0, 0, "on|off", NULL},
-        {"slots", 0, QEP_OPTION_INT, &e->num_slots, "N", "sequences at once", 1, 4096, NULL, NULL}};
+         "decode steps on a GPU as captured graphs", 0, 0, "on|off", NULL, false},
+        {"slots", 0, QEP_OPTION_INT, &e->num_slots, "N", "sequences at once", 1, 4096, NULL, NULL,
+         false}};
     memcpy(table, rows, sizeof rows);
-}
-
-static enum qep_status take_config_file(struct qep_comm *comm, const struct qep_common *common,
-                                        const struct qep_option_table tables[2]) {
-    char *data = NULL;
-    size_t len = 0;
-    enum qep_status st = qep_comm_input(comm, common->config_file, MAX_CONFIG_BYTES, &data, &len);
-    if (st == QEP_OK)
-        st = qep_comm_agree(
-            comm, qep_options_from_json(tables, 2, &common->found, common->config_file, data, len));
-    free(data);
-    return st;
-}
-
-static enum qep_status parse(struct qep_common *common, const struct qep_option_table tables[2],
-                             int argc, char **argv) {
-    const struct qep_options_found *found = &common->found;
-    QEP_TRY(qep_options_parse(tables, 2, argc, argv, &common->found));
-    if (!found->help && !found->version && found->first_positional < argc)
-        return qep_fail(QEP_ERR_USAGE, "unexpected argument '%s'", argv[found->first_positional]);
-    return QEP_OK;
 }
 
 enum qep_status qep_common_parse(struct qep_comm *comm, struct qep_common *common,
@@ -82,12 +60,11 @@ enum qep_status qep_common_parse(struct qep_comm *comm, struct qep_common *commo
                                  void (*print_help)(const struct qep_option_table *own), int argc,
                                  char **argv) {
     const struct qep_option_table tables[2] = {*own, *shared};
-    QEP_TRY(qep_comm_agree(comm, parse(common, tables, argc, argv)));
-    common->answered = qep_options_answer(&common->found, comm->rank, print_help, own);
+    const struct qep_command_line line = {
+        .tables = tables, .num_tables = 2, .print_help = print_help};
+    QEP_TRY(qep_command_line_read(comm, &line, argc, argv, &common->answered));
     if (common->answered)
         return QEP_OK;
-    if (common->config_file != NULL)
-        QEP_TRY(take_config_file(comm, common, tables));
     const char *t = common->transport;
     common->engine.device_transport = strcmp(t, "auto") == 0 || strcmp(t, "self") == 0 ? "auto"
                                       : strcmp(t, "nccl") == 0                         ? "nccl"

@@ -13,7 +13,6 @@ struct qep_common {
     const char *progress;  /* auto, always, never */
     bool quiet, verbose;
     const char *config_file;
-    struct qep_options_found found;
     bool answered; /* --help or --version was all: nothing is left to do */
 };
 
@@ -22,9 +21,7 @@ enum { QEP_NUM_COMMON_OPTIONS = 18 };
 /* Defaults, and the table that fills `common` (targets point into it). */
 void qep_common_init(struct qep_common *common, struct qep_option table[QEP_NUM_COMMON_OPTIONS]);
 
-/* Parses argv with the command's own table and the common one; --config-file F (options_file.h)
- * gives what the command line does not. Collective: rank 0 reads F, all ranks fail alike. --help
- * and --version are answered, print_help gets `own`. */
+/* Parses argv with the command's own table and the common one (command_line.h). Collective. */
 enum qep_status qep_common_parse(struct qep_comm *comm, struct qep_common *common,
                                  const struct qep_option_table *own,
                                  const struct qep_option_table *shared,

@@ -3,8 +3,8 @@
 #include "checkpoint/checkpoint.h"
 #include "cli/build_cli.h"
 #include "cli/command.h"
+#include "cli/command_line.h"
 #include "cli/inputs.h"
-#include "cli/options.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -24,9 +24,7 @@ static void print_help(const struct qep_option_table *table) {
     qep_options_help(table);
 }
 
-static enum qep_status check_args(const char *extra, const struct convert_args *a) {
-    if (extra != NULL)
-        return qep_fail(QEP_ERR_USAGE, "convert: unexpected argument '%s'", extra);
+static enum qep_status check_args(const struct convert_args *a) {
     if (a->from == NULL || a->to == NULL)
         return qep_fail(QEP_ERR_USAGE, "convert: --from and --to are needed (see --help)");
     if (a->group_size != 0 && a->group_size != 32 && a->group_size != 64 && a->group_size != 128)
@@ -35,11 +33,12 @@ static enum qep_status check_args(const char *extra, const struct convert_args *
     return QEP_OK;
 }
 
-static enum qep_status parse(int argc, char **argv, int rank, struct convert_args *a) {
+static enum qep_status parse(struct qep_comm *comm, int argc, char **argv, struct convert_args *a) {
     const struct qep_option options[] = {
         {.name = "from",
          .kind = QEP_OPTION_PATH,
          .target = &a->from,
+         .per_rank = true, /* hosts mount it where they like; what is there is compared */
          .arg = "DIR",
          .help = "Hugging Face checkpoint directory"},
         {.name = "to",
@@ -69,6 +68,7 @@ static enum qep_status parse(int argc, char **argv, int rank, struct convert_arg
         {.name = "jobs",
          .kind = QEP_OPTION_INT,
          .target = &a->jobs,
+         .per_rank = true,
          .arg = "N",
          .min = 1,
          .max = 1024,
@@ -88,13 +88,10 @@ static enum qep_status parse(int argc, char **argv, int rank, struct convert_arg
          .help = "keep NaN, infinity, overflow: a run ends with 65"},
     };
     const struct qep_option_table table = {options, sizeof options / sizeof *options};
-    struct qep_options_found found;
-    QEP_TRY(qep_options_parse(&table, 1, argc, argv, &found));
-    a->answered = qep_options_answer(&found, rank, print_help, &table);
-    if (a->answered)
-        return QEP_OK;
-    int first = found.first_positional;
-    return check_args(first < argc ? argv[first] : NULL, a);
+    const struct qep_command_line line = {
+        .tables = &table, .num_tables = 1, .print_help = print_help};
+    QEP_TRY(qep_command_line_read(comm, &line, argc, argv, &a->answered));
+    return a->answered ? QEP_OK : qep_comm_agree(comm, check_args(a));
 }
 
 static enum qep_status refuse_same_dir(const char *from, const char *to) {
@@ -146,8 +143,6 @@ static enum qep_status convert(struct qep_job *job, const struct convert_args *a
 
 enum qep_status qep_cmd_convert(struct qep_job *job, int argc, char **argv) {
     struct convert_args args = {.recipe = "q4", .compress = "auto", .shards = 8};
-    /* --help is for rank 0; the option table is the same on all ranks, so no agreement is needed.
-     */
-    QEP_TRY(qep_comm_agree(job->comm, parse(argc, argv, job->comm->rank, &args)));
+    QEP_TRY(parse(job->comm, argc, argv, &args));
     return args.answered ? QEP_OK : convert(job, &args);
 }

@@ -7,7 +7,7 @@
 #include "base/team.h"
 #include "cli/build_cli.h"
 #include "cli/command.h"
-#include "cli/options.h"
+#include "cli/command_line.h"
 #include "model/rank_bytes.h"
 #include "shard/verify.h"
 
@@ -28,7 +28,7 @@ static void print_help(const struct qep_option_table *table) {
     qep_options_help(table);
 }
 
-static enum qep_status parse(int argc, char **argv, int rank, struct inspect_args *a) {
+static enum qep_status parse(struct qep_comm *comm, int argc, char **argv, struct inspect_args *a) {
     const struct qep_option options[] = {
         {.name = "verify",
          .kind = QEP_OPTION_FLAG,
@@ -49,18 +49,16 @@ static enum qep_status parse(int argc, char **argv, int rank, struct inspect_arg
         {.name = "jobs",
          .kind = QEP_OPTION_INT,
          .target = &a->jobs,
+         .per_rank = true,
          .arg = "N",
          .min = 1,
          .max = 1024,
          .help = "threads per rank (default: all CPUs)"},
     };
     const struct qep_option_table table = {options, sizeof options / sizeof *options};
-    struct qep_options_found found;
-    QEP_TRY(qep_options_parse(&table, 1, argc, argv, &found));
-    a->answered = qep_options_answer(&found, rank, print_help, &table);
-    if (a->answered)
-        return QEP_OK;
-    return qep_options_directory("inspect", &found, argc, argv, &a->dir);
+    const struct qep_command_line line = {
+        .tables = &table, .num_tables = 1, .print_help = print_help, .directory = &a->dir};
+    return qep_command_line_read(comm, &line, argc, argv, &a->answered);
 }
 
 static void print_model(const struct qep_shard_dir *dir) {
@@ -209,12 +207,14 @@ static enum qep_status show(const struct qep_shard_dir *dir, const struct inspec
 enum qep_status qep_cmd_inspect(struct qep_job *job, int argc, char **argv) {
     struct inspect_args args = {.attention = "layers"};
     struct qep_shard_dir *dir = NULL;
-    QEP_TRY(qep_comm_agree(job->comm, parse(argc, argv, job->comm->rank, &args)));
+    QEP_TRY(parse(job->comm, argc, argv, &args));
     if (args.answered)
         return QEP_OK;
-    QEP_TRY(qep_comm_agree(job->comm, qep_shard_dir_open(args.dir, &dir)));
-    enum qep_status st = job->comm->rank == 0 ? show(dir, &args) : QEP_OK;
-    st = qep_comm_agree(job->comm, st);
+    enum qep_status st = qep_comm_agree(job->comm, qep_shard_dir_open(args.dir, &dir));
+    if (st == QEP_OK) /* hosts may have different ones by one name */
+        st = qep_comm_same(job->comm, "weights (manifest)", qep_shard_dir_info(dir)->identity);
+    if (st == QEP_OK)
+        st = qep_comm_agree(job->comm, job->comm->rank == 0 ? show(dir, &args) : QEP_OK);
     if (st == QEP_OK && args.verify)
         st = qep_comm_agree(job->comm, verify(job, dir, &args));
     qep_shard_dir_close(dir);

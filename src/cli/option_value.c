@@ -3,6 +3,7 @@
 #include "base/number.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 bool qep_option_takes_value(const struct qep_option *opt) {
@@ -50,6 +51,23 @@ void qep_option_store(const struct qep_option *opt, const struct qep_option_valu
         *(double *)opt->target = value->number;
     else
         *(const char **)opt->target = value->text;
+}
+
+/* The shorter of two forms, if it says all. */
+static void format_double(double value, char *out, size_t bytes) {
+    snprintf(out, bytes, "%.15g", value);
+    if (strtod(out, NULL) < value || strtod(out, NULL) > value)
+        snprintf(out, bytes, "%.17g", value);
+}
+
+const char *qep_option_text(const struct qep_option *opt, char number[QEP_OPTION_NUMBER_BYTES]) {
+    if (opt->kind == QEP_OPTION_INT)
+        snprintf(number, QEP_OPTION_NUMBER_BYTES, "%lld", (long long)*(const int64_t *)opt->target);
+    else if (opt->kind == QEP_OPTION_DOUBLE)
+        format_double(*(const double *)opt->target, number, QEP_OPTION_NUMBER_BYTES);
+    else
+        return *(const char *const *)opt->target;
+    return number;
 }
 
 void qep_option_expected(const struct qep_option *opt, char *out, size_t bytes) {

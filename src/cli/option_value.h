@@ -19,6 +19,11 @@ bool qep_option_read(const struct qep_option *opt, const char *text, struct qep_
 /* Writes to the option's target. */
 void qep_option_store(const struct qep_option *opt, const struct qep_option_value *value);
 
+/* The value that the target has, as a command line would give it: its own text, or a number in
+ * `number`; NULL: none. Not for flags. */
+enum { QEP_OPTION_NUMBER_BYTES = 32 };
+const char *qep_option_text(const struct qep_option *opt, char number[QEP_OPTION_NUMBER_BYTES]);
+
 /* "a whole number in 0..5", for messages. */
 void qep_option_expected(const struct qep_option *opt, char *out, size_t bytes);
 

@@ -97,15 +97,16 @@ enum qep_status qep_options_parse(const struct qep_option_table *tables, size_t 
         else
             QEP_TRY(take(p.all[idx], optarg, &found->given[idx - NUM_STANDARD]));
     }
-    found->first_positional = optind;
+    found->positional = argv + optind;
+    found->num_positional = argc - optind;
     return QEP_OK;
 }
 
 enum qep_status qep_options_directory(const char *command, const struct qep_options_found *found,
-                                      int argc, char **argv, const char **dir) {
-    if (argc - found->first_positional != 1)
+                                      const char **dir) {
+    if (found->num_positional != 1)
         return qep_fail(QEP_ERR_USAGE, "%s: expected one directory (see --help)", command);
-    *dir = argv[found->first_positional];
+    *dir = found->positional[0];
     return **dir != '\0' ? QEP_OK
                          : qep_fail(QEP_ERR_USAGE, "%s: expected a path, found ''", command);
 }

@@ -30,6 +30,7 @@ struct qep_option {
     double min, max;     /* INT, DOUBLE */
     const char *choices; /* CHOICE */
     bool *given;         /* set true when present; may be NULL */
+    bool per_rank;       /* may differ between ranks (options_same.h) */
 };
 
 struct qep_option_table {
@@ -41,7 +42,8 @@ enum { QEP_OPTIONS_MAX = 128 }; /* of all tables of a command */
 
 /* What else a command line said. */
 struct qep_options_found {
-    int first_positional; /* index into argv; == argc when there is none */
+    char **positional; /* what is no option, in argv */
+    int num_positional;
     bool help, version;
     bool given[QEP_OPTIONS_MAX]; /* row by row, the tables one after the other */
 };
@@ -54,7 +56,7 @@ enum qep_status qep_options_parse(const struct qep_option_table *tables, size_t 
 
 /* The one positional argument of a command that takes a directory. */
 enum qep_status qep_options_directory(const char *command, const struct qep_options_found *found,
-                                      int argc, char **argv, const char **dir);
+                                      const char **dir);
 
 /* True when --help or --version was given: the command has nothing else to do. Rank 0 prints it;
  * print_help gets `own`. */

@@ -1,7 +1,7 @@
 /* qwen-ep reseal: makes side files that were changed on purpose part of a shard directory. */
 #include "checkpoint/config.h"
 #include "cli/command.h"
-#include "cli/options.h"
+#include "cli/command_line.h"
 #include "engine/generation_config.h"
 #include "shard/side_files.h"
 #include "text/tokenizer.h"
@@ -24,12 +24,11 @@ static void print_help(const struct qep_option_table *table) {
     qep_options_help(table);
 }
 
-static enum qep_status parse(int argc, char **argv, int rank, struct reseal_args *a) {
+static enum qep_status parse(struct qep_comm *comm, int argc, char **argv, struct reseal_args *a) {
     const struct qep_option_table table = {NULL, 0};
-    struct qep_options_found found;
-    QEP_TRY(qep_options_parse(&table, 1, argc, argv, &found));
-    a->answered = qep_options_answer(&found, rank, print_help, &table);
-    return a->answered ? QEP_OK : qep_options_directory("reseal", &found, argc, argv, &a->dir);
+    const struct qep_command_line line = {
+        .tables = &table, .num_tables = 1, .print_help = print_help, .directory = &a->dir};
+    return qep_command_line_read(comm, &line, argc, argv, &a->answered);
 }
 
 static enum qep_status check_config(const struct qep_model_config *model, const char *path,
@@ -94,7 +93,7 @@ static enum qep_status reseal(const char *dir) {
 
 enum qep_status qep_cmd_reseal(struct qep_job *job, int argc, char **argv) {
     struct reseal_args args = {0};
-    QEP_TRY(qep_comm_agree(job->comm, parse(argc, argv, job->comm->rank, &args)));
+    QEP_TRY(parse(job->comm, argc, argv, &args));
     if (args.answered)
         return QEP_OK;
     return qep_comm_agree(job->comm, job->comm->rank == 0 ? reseal(args.dir) : QEP_OK);

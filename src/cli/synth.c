@@ -5,8 +5,8 @@
 #include "checkpoint/random_source.h"
 #include "cli/build_cli.h"
 #include "cli/command.h"
+#include "cli/command_line.h"
 #include "cli/inputs.h"
-#include "cli/options.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +25,13 @@ static void print_help(const struct qep_option_table *table) {
     qep_options_help(table);
 }
 
-static enum qep_status parse(int argc, char **argv, int rank, struct synth_args *a) {
+static enum qep_status check_args(const struct synth_args *a) {
+    if (a->config == NULL || a->out == NULL)
+        return qep_fail(QEP_ERR_USAGE, "synth: --config and --out are needed (see --help)");
+    return QEP_OK;
+}
+
+static enum qep_status parse(struct qep_comm *comm, int argc, char **argv, struct synth_args *a) {
     const struct qep_option options[] = {
         {.name = "config",
          .kind = QEP_OPTION_PATH,
@@ -59,6 +65,7 @@ static enum qep_status parse(int argc, char **argv, int rank, struct synth_args 
         {.name = "jobs",
          .kind = QEP_OPTION_INT,
          .target = &a->jobs,
+         .per_rank = true,
          .arg = "N",
          .min = 1,
          .max = 1024,
@@ -69,17 +76,10 @@ static enum qep_status parse(int argc, char **argv, int rank, struct synth_args 
          .help = "with --recipe: replace a shard directory"},
     };
     const struct qep_option_table table = {options, sizeof options / sizeof *options};
-    struct qep_options_found found;
-    QEP_TRY(qep_options_parse(&table, 1, argc, argv, &found));
-    a->answered = qep_options_answer(&found, rank, print_help, &table);
-    if (a->answered)
-        return QEP_OK;
-    int first = found.first_positional;
-    if (first < argc)
-        return qep_fail(QEP_ERR_USAGE, "synth: unexpected argument '%s'", argv[first]);
-    if (a->config == NULL || a->out == NULL)
-        return qep_fail(QEP_ERR_USAGE, "synth: --config and --out are needed (see --help)");
-    return QEP_OK;
+    const struct qep_command_line line = {
+        .tables = &table, .num_tables = 1, .print_help = print_help};
+    QEP_TRY(qep_command_line_read(comm, &line, argc, argv, &a->answered));
+    return a->answered ? QEP_OK : qep_comm_agree(comm, check_args(a));
 }
 
 struct synth {
@@ -165,7 +165,7 @@ static enum qep_status make_checkpoint(struct qep_job *job, struct synth *s, enu
 
 enum qep_status qep_cmd_synth(struct qep_job *job, int argc, char **argv) {
     struct synth_args args = {.shards = 8};
-    QEP_TRY(qep_comm_agree(job->comm, parse(argc, argv, job->comm->rank, &args)));
+    QEP_TRY(parse(job->comm, argc, argv, &args));
     if (args.answered)
         return QEP_OK;
     struct synth s = {.args = &args,

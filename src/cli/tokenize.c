@@ -3,7 +3,7 @@
 #include "base/number.h"
 #include "base/streams.h"
 #include "cli/command.h"
-#include "cli/options.h"
+#include "cli/command_line.h"
 #include "shard/side_files.h"
 #include "text/text.h"
 
@@ -33,7 +33,7 @@ static void print_help(const struct qep_option_table *table) {
          "line\nwith a list of ids, {\"rendered\": S} (--render) or {\"error\": S}.");
 }
 
-static enum qep_status parse(struct tokenize *t, int argc, char **argv) {
+static enum qep_status parse(struct qep_comm *comm, struct tokenize *t, int argc, char **argv) {
     const struct qep_option options[] = {
         {.name = "model",
          .kind = QEP_OPTION_PATH,
@@ -94,13 +94,9 @@ static enum qep_status parse(struct tokenize *t, int argc, char **argv) {
          .help = "special tokens in the input are plain text"},
     };
     const struct qep_option_table table = {options, sizeof options / sizeof options[0]};
-    struct qep_options_found found;
-    QEP_TRY(qep_options_parse(&table, 1, argc, argv, &found));
-    t->answered = qep_options_answer(&found, 0, print_help, &table);
-    if (!t->answered && found.first_positional < argc)
-        return qep_fail(QEP_ERR_USAGE, "tokenize: unexpected argument '%s'",
-                        argv[found.first_positional]);
-    return QEP_OK;
+    const struct qep_command_line line = {
+        .tables = &table, .num_tables = 1, .print_help = print_help};
+    return qep_command_line_read(comm, &line, argc, argv, &t->answered);
 }
 
 static enum qep_status check_usage(const struct tokenize *t) {
@@ -299,10 +295,7 @@ static enum qep_status open_text(struct tokenize *t) {
     return qep_text_open(t->model, t->template_as, 0, &t->opened);
 }
 
-static enum qep_status tokenize(struct tokenize *t, int argc, char **argv) {
-    QEP_TRY(parse(t, argc, argv));
-    if (t->answered)
-        return QEP_OK;
+static enum qep_status tokenize(struct tokenize *t) {
     QEP_TRY(check_usage(t));
     QEP_TRY(open_text(t));
     if (t->jsonl)
@@ -318,9 +311,10 @@ static enum qep_status tokenize(struct tokenize *t, int argc, char **argv) {
 
 enum qep_status qep_cmd_tokenize(struct qep_job *job, int argc, char **argv) {
     struct tokenize t = {0};
-    enum qep_status st = QEP_OK;
-    if (job->comm->rank == 0)
-        st = tokenize(&t, argc, argv);
+    QEP_TRY(parse(job->comm, &t, argc, argv));
+    if (t.answered)
+        return QEP_OK;
+    enum qep_status st = job->comm->rank == 0 ? tokenize(&t) : QEP_OK;
     qep_text_close(&t.opened);
     qep_bytes_free(&t.line);
     return qep_comm_agree(job->comm, st);

@@ -98,6 +98,19 @@ enum qep_status qep_comm_same(struct qep_comm *comm, const char *what, const cha
     return qep_comm_agree(comm, st);
 }
 
+enum qep_status qep_comm_gather(struct qep_comm *comm, const void *mine, size_t bytes,
+                                const char *what, void **all) {
+    enum qep_status st = qep_alloc((size_t)comm->num_ranks, bytes, what, all);
+    st = qep_comm_agree(comm, st);
+    if (st == QEP_OK)
+        st = comm->ops->allgather(comm, mine, *all, bytes);
+    if (st == QEP_OK)
+        return QEP_OK;
+    free(*all);
+    *all = NULL;
+    return st;
+}
+
 enum qep_status qep_comm_barrier(struct qep_comm *comm) {
     unsigned char mine = 0;
     unsigned char *all = NULL;

@@ -2,7 +2,8 @@
  * ranks in one process), mpi (host memory), nccl (device memory). Collectives are called by all
  * ranks of the comm in the same order; a rank with nothing to say joins with zero bytes. Waiting
  * polls with back-off up to 1 ms, so a waiting rank leaves its core to others. Errors while running
- * are fatal for the job: the implementation reports them through qep_fail and the caller aborts. */
+ * are fatal for the job: the implementation reports them through qep_fail and the caller aborts.
+ * Ranks that meet in different collectives, or with different sizes, get QEP_ERR_BUG. */
 #ifndef QEP_DIST_COMM_H
 #define QEP_DIST_COMM_H
 
@@ -69,6 +70,11 @@ enum qep_status qep_comm_agree(struct qep_comm *comm, enum qep_status st);
 /* Every rank brings the same-named text; QEP_ERR_USAGE naming rank, what, both texts when one
  * differs from rank 0's. Collective. text is at most 255 bytes. */
 enum qep_status qep_comm_same(struct qep_comm *comm, const char *what, const char *text);
+
+/* `bytes` from every rank: *all [num_ranks * bytes] is the caller's (free), NULL on failure.
+ * Collective; all ranks fail alike when one has no memory. `what` is for messages. */
+enum qep_status qep_comm_gather(struct qep_comm *comm, const void *mine, size_t bytes,
+                                const char *what, void **all);
 
 enum qep_status qep_comm_barrier(struct qep_comm *comm);
 

@@ -11,6 +11,14 @@ enum qep_status qep_comm_size_mismatch(const struct qep_comm *comm, int peer, si
                     sent, comm->rank, expected);
 }
 
+enum qep_status qep_comm_op_mismatch(const struct qep_comm *comm, int peer, int sent,
+                                     int expected) {
+    static const char *const names[QEP_COMM_NUM_OPS] = {"alltoallv", "allgather", "bcast"};
+    return qep_fail(QEP_ERR_BUG, "rank %d is in another operation (%s %d) than rank %d (%s %d)",
+                    peer, names[sent % QEP_COMM_NUM_OPS], sent / QEP_COMM_NUM_OPS, comm->rank,
+                    names[expected % QEP_COMM_NUM_OPS], expected / QEP_COMM_NUM_OPS);
+}
+
 enum qep_status qep_comm_copy_self(const struct qep_comm *comm, const void *send,
                                    const size_t *send_bytes, const size_t *send_offset, void *recv,
                                    const size_t *recv_bytes, const size_t *recv_offset) {

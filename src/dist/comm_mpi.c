@@ -22,10 +22,11 @@ enum qep_status qep_comm_mpi_create(struct qep_comm **out) {
 #include <stdlib.h>
 #include <string.h>
 
+/* Receives take any tag, as the messages of a pair stay in order, and then look at it: ranks that
+ * are in different operations find out instead of waiting for ever. */
+
 /* MPI counts are ints: longer messages go in pieces, which arrive in order. */
 #define MAX_MESSAGE_BYTES ((size_t)1 << 30)
-
-enum op_tag { TAG_ALLTOALLV = 1, TAG_ALLGATHER, TAG_BCAST };
 
 /* What a request stands for. */
 struct transfer {
@@ -37,7 +38,9 @@ struct mpi_comm {
     struct qep_comm base;
     MPI_Comm world; /* our own copy of MPI_COMM_WORLD */
     int spins;
-    int num_requests; /* of the present operation */
+    unsigned long num_ops;
+    int tag;          /* of the present operation: what its sends carry, its receives expect */
+    int num_requests; /* of it, too */
     size_t cap;       /* of the four arrays */
     MPI_Request *requests;
     struct transfer *transfers;
@@ -66,10 +69,12 @@ static void free_arrays(struct mpi_comm *comm) {
     comm->cap = 0;
 }
 
-/* Room for all requests of an operation, before the first of them starts (MPI may keep pointers to
- * buffers, not to the request array, but the array must not move while it is polled). */
-static enum qep_status reserve(struct mpi_comm *comm, size_t needed) {
+/* Begins an operation with room for all its requests, before the first of them starts (MPI may keep
+ * pointers to buffers, not to the request array, but the array must not move while it is polled).
+ */
+static enum qep_status begin(struct mpi_comm *comm, enum qep_comm_op op, size_t needed) {
     static const char what[] = "messages between ranks";
+    comm->tag = qep_comm_op_tag(op, comm->num_ops++);
     comm->num_requests = 0;
     if (needed <= comm->cap)
         return QEP_OK;
@@ -88,13 +93,12 @@ static size_t num_pieces(size_t bytes) {
     return bytes / MAX_MESSAGE_BYTES + (bytes % MAX_MESSAGE_BYTES != 0);
 }
 
-static enum qep_status start_recv(struct mpi_comm *comm, void *data, size_t bytes, int peer,
-                                  enum op_tag tag) {
+static enum qep_status start_recv(struct mpi_comm *comm, void *data, size_t bytes, int peer) {
     for (size_t at = 0; at < bytes;) {
         size_t piece = bytes - at < MAX_MESSAGE_BYTES ? bytes - at : MAX_MESSAGE_BYTES;
         int i = comm->num_requests++;
         comm->transfers[i] = (struct transfer){.peer = peer, .recv_bytes = (int)piece};
-        QEP_TRY(mpi_check(MPI_Irecv((char *)data + at, (int)piece, MPI_BYTE, peer, (int)tag,
+        QEP_TRY(mpi_check(MPI_Irecv((char *)data + at, (int)piece, MPI_BYTE, peer, MPI_ANY_TAG,
                                     comm->world, &comm->requests[i]),
                           "MPI_Irecv"));
         at += piece;
@@ -102,13 +106,12 @@ static enum qep_status start_recv(struct mpi_comm *comm, void *data, size_t byte
     return QEP_OK;
 }
 
-static enum qep_status start_send(struct mpi_comm *comm, const void *data, size_t bytes, int peer,
-                                  enum op_tag tag) {
+static enum qep_status start_send(struct mpi_comm *comm, const void *data, size_t bytes, int peer) {
     for (size_t at = 0; at < bytes;) {
         size_t piece = bytes - at < MAX_MESSAGE_BYTES ? bytes - at : MAX_MESSAGE_BYTES;
         int i = comm->num_requests++;
         comm->transfers[i] = (struct transfer){.peer = peer, .recv_bytes = -1};
-        QEP_TRY(mpi_check(MPI_Isend((const char *)data + at, (int)piece, MPI_BYTE, peer, (int)tag,
+        QEP_TRY(mpi_check(MPI_Isend((const char *)data + at, (int)piece, MPI_BYTE, peer, comm->tag,
                                     comm->world, &comm->requests[i]),
                           "MPI_Isend"));
         at += piece;
@@ -128,6 +131,10 @@ static enum qep_status check_completed(struct mpi_comm *comm, int rc, int num_do
     for (int k = 0; k < num_done; k++) {
         const struct transfer *transfer = &comm->transfers[comm->done[k]];
         int bytes = 0;
+        /* First: a longer message of another operation is cut off. */
+        if (transfer->recv_bytes >= 0 && comm->statuses[k].MPI_TAG != comm->tag)
+            return qep_comm_op_mismatch(&comm->base, transfer->peer, comm->statuses[k].MPI_TAG,
+                                        comm->tag);
         if (rc == MPI_ERR_IN_STATUS)
             QEP_TRY(mpi_check(comm->statuses[k].MPI_ERROR, "a message between ranks"));
         if (transfer->recv_bytes < 0)
@@ -178,18 +185,16 @@ static enum qep_status mpi_alltoallv(struct qep_comm *base, const void *send,
     for (int p = 0; p < num_ranks; p++)
         if (p != me)
             needed += num_pieces(send_bytes[p]) + num_pieces(recv_bytes[p]);
-    QEP_TRY(reserve(comm, needed));
+    QEP_TRY(begin(comm, QEP_COMM_ALLTOALLV, needed));
     for (int i = 1; i < num_ranks; i++) {
         int p = (me + i) % num_ranks;
         if (recv_bytes[p] > 0)
-            QEP_TRY(
-                start_recv(comm, (char *)recv + recv_offset[p], recv_bytes[p], p, TAG_ALLTOALLV));
+            QEP_TRY(start_recv(comm, (char *)recv + recv_offset[p], recv_bytes[p], p));
     }
     for (int i = 1; i < num_ranks; i++) {
         int p = (me + num_ranks - i) % num_ranks;
         if (send_bytes[p] > 0)
-            QEP_TRY(start_send(comm, (const char *)send + send_offset[p], send_bytes[p], p,
-                               TAG_ALLTOALLV));
+            QEP_TRY(start_send(comm, (const char *)send + send_offset[p], send_bytes[p], p));
     }
     QEP_TRY(qep_comm_copy_self(base, send, send_bytes, send_offset, recv, recv_bytes, recv_offset));
     return wait_all(comm);
@@ -200,13 +205,13 @@ static enum qep_status mpi_allgather(struct qep_comm *base, const void *send, vo
     struct mpi_comm *comm = (struct mpi_comm *)base;
     int num_ranks = base->num_ranks, me = base->rank;
     char *own = (char *)recv + (size_t)me * bytes;
-    QEP_TRY(reserve(comm, 2 * (size_t)(num_ranks - 1) * num_pieces(bytes)));
+    QEP_TRY(begin(comm, QEP_COMM_ALLGATHER, 2 * (size_t)(num_ranks - 1) * num_pieces(bytes)));
     for (int i = 1; i < num_ranks; i++) {
         int p = (me + i) % num_ranks;
-        QEP_TRY(start_recv(comm, (char *)recv + (size_t)p * bytes, bytes, p, TAG_ALLGATHER));
+        QEP_TRY(start_recv(comm, (char *)recv + (size_t)p * bytes, bytes, p));
     }
     for (int i = 1; i < num_ranks; i++)
-        QEP_TRY(start_send(comm, send, bytes, (me + num_ranks - i) % num_ranks, TAG_ALLGATHER));
+        QEP_TRY(start_send(comm, send, bytes, (me + num_ranks - i) % num_ranks));
     if (bytes > 0 && own != send)
         memmove(own, send, bytes);
     return wait_all(comm);
@@ -215,12 +220,12 @@ static enum qep_status mpi_allgather(struct qep_comm *base, const void *send, vo
 static enum qep_status mpi_bcast(struct qep_comm *base, void *buf, size_t bytes, int root) {
     struct mpi_comm *comm = (struct mpi_comm *)base;
     size_t num_peers = base->rank == root ? (size_t)(base->num_ranks - 1) : 1;
-    QEP_TRY(reserve(comm, num_peers * num_pieces(bytes)));
+    QEP_TRY(begin(comm, QEP_COMM_BCAST, num_peers * num_pieces(bytes)));
     if (base->rank != root)
-        QEP_TRY(start_recv(comm, buf, bytes, root, TAG_BCAST));
+        QEP_TRY(start_recv(comm, buf, bytes, root));
     for (int p = 0; base->rank == root && p < base->num_ranks; p++)
         if (p != root)
-            QEP_TRY(start_send(comm, buf, bytes, p, TAG_BCAST));
+            QEP_TRY(start_send(comm, buf, bytes, p));
     return wait_all(comm);
 }
 

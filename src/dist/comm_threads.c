@@ -22,6 +22,7 @@ struct slot {
     const size_t *bytes;  /* per receiver; NULL: same_bytes to all */
     const size_t *offset; /* per receiver; NULL: 0 */
     size_t same_bytes;
+    int tag;
     _Alignas(64) atomic_ulong op;
     _Alignas(64) atomic_int taken;
 };
@@ -37,7 +38,13 @@ struct threads_comm {
     struct qep_comm base;
     struct world *world;
     unsigned long num_ops;
+    int tag; /* of the present operation */
 };
+
+static void begin(struct threads_comm *comm, enum qep_comm_op op) {
+    comm->num_ops++;
+    comm->tag = qep_comm_op_tag(op, comm->num_ops);
+}
 
 static void wait_taken(struct threads_comm *comm, int num_takers) {
     struct slot *mine = &comm->world->slots[comm->base.rank];
@@ -54,6 +61,7 @@ static void publish(struct threads_comm *comm, const void *send, const size_t *b
     mine->bytes = bytes;
     mine->offset = offset;
     mine->same_bytes = same_bytes;
+    mine->tag = comm->tag;
     atomic_store_explicit(&mine->taken, 0, memory_order_relaxed);
     atomic_store_explicit(&mine->op, comm->num_ops, memory_order_release);
 }
@@ -76,7 +84,9 @@ static enum qep_status take(struct threads_comm *comm, int peer, char *recv, siz
     size_t sent = theirs->bytes != NULL ? theirs->bytes[me] : theirs->same_bytes;
     size_t offset = theirs->offset != NULL ? theirs->offset[me] : 0;
     enum qep_status st = QEP_OK;
-    if (sent == expected)
+    if (theirs->tag != comm->tag)
+        st = qep_comm_op_mismatch(&comm->base, peer, theirs->tag, comm->tag);
+    else if (sent == expected)
         memcpy(recv, theirs->send + offset, expected);
     else
         st = qep_comm_size_mismatch(&comm->base, peer, sent, expected);
@@ -91,7 +101,7 @@ static enum qep_status threads_alltoallv(struct qep_comm *base, const void *send
                                          const size_t *recv_offset) {
     struct threads_comm *comm = (struct threads_comm *)base;
     int num_ranks = base->num_ranks, me = base->rank, num_takers = 0;
-    comm->num_ops++;
+    begin(comm, QEP_COMM_ALLTOALLV);
     for (int p = 0; p < num_ranks; p++)
         num_takers += p != me && send_bytes[p] > 0;
     publish(comm, send, send_bytes, send_offset, 0);
@@ -114,7 +124,7 @@ static enum qep_status threads_allgather(struct qep_comm *base, const void *send
     char *own = (char *)recv + (size_t)me * bytes;
     if (bytes == 0)
         return QEP_OK;
-    comm->num_ops++;
+    begin(comm, QEP_COMM_ALLGATHER);
     publish(comm, send, NULL, NULL, bytes);
     if (own != send)
         memmove(own, send, bytes);
@@ -130,7 +140,7 @@ static enum qep_status threads_bcast(struct qep_comm *base, void *buf, size_t by
     struct threads_comm *comm = (struct threads_comm *)base;
     if (bytes == 0)
         return QEP_OK;
-    comm->num_ops++;
+    begin(comm, QEP_COMM_BCAST);
     if (base->rank != root)
         return take(comm, root, buf, bytes);
     publish(comm, buf, NULL, NULL, bytes);

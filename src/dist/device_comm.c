@@ -133,17 +133,15 @@ enum qep_status qep_device_duplicates(struct qep_comm *comm,
                                       int *second) {
     unsigned char(*all)[QEP_DEVICE_UUID_BYTES] = NULL;
     *first = *second = -1;
-    QEP_TRY(qep_alloc((size_t)comm->num_ranks, sizeof *all, "UUIDs of the ranks' devices",
-                      (void **)&all));
-    enum qep_status st = comm->ops->allgather(comm, uuid, all, sizeof *all);
-    for (int a = 0; st == QEP_OK && a < comm->num_ranks && *first < 0; a++)
+    QEP_TRY(qep_comm_gather(comm, uuid, sizeof *all, "UUIDs of the ranks' devices", (void **)&all));
+    for (int a = 0; a < comm->num_ranks && *first < 0; a++)
         for (int b = a + 1; b < comm->num_ranks && *first < 0; b++)
             if (memcmp(all[a], all[b], sizeof *all) == 0) {
                 *first = a;
                 *second = b;
             }
     free(all);
-    return st;
+    return QEP_OK;
 }
 
 /* auto: may all ranks use NCCL? Collective; why_not is the same on all ranks. */
@@ -178,7 +176,7 @@ static enum qep_status create(struct qep_comm *comm, const struct qep_device_mem
         QEP_TRY(nccl_suits(comm, memory, &nccl, why_not, sizeof why_not));
     if (nccl)
         return qep_device_comm_nccl_create(comm, memory, timeout_s, out);
-    QEP_TRY(qep_device_comm_staged_create(comm, memory, out));
+    QEP_TRY(qep_comm_agree(comm, qep_device_comm_staged_create(comm, memory, out)));
     if (why_not[0] != '\0')
         memcpy((*out)->detail, why_not, sizeof why_not);
     return QEP_OK;

@@ -308,12 +308,10 @@ static enum qep_status join(struct nccl_comm *nc, ncclUniqueId id) {
 static enum qep_status agree_on_cause(struct qep_comm *comm, enum qep_status st) {
     unsigned char mine = st != QEP_OK && st != QEP_ERR_INTERRUPTED, *all = NULL;
     bool known = false;
-    QEP_TRY(qep_alloc((size_t)comm->num_ranks, 1, "agreement of the ranks", (void **)&all));
-    enum qep_status op = comm->ops->allgather(comm, &mine, all, 1);
-    for (int r = 0; op == QEP_OK && r < comm->num_ranks; r++)
+    QEP_TRY(qep_comm_gather(comm, &mine, 1, "agreement of the ranks", (void **)&all));
+    for (int r = 0; r < comm->num_ranks; r++)
         known = known || all[r] != 0;
     free(all);
-    QEP_TRY(op);
     return qep_comm_agree(comm, known && mine == 0 ? QEP_OK : st);
 }
 

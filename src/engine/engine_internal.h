@@ -41,12 +41,12 @@ uint64_t engine_free_memory(const struct qep_engine *e); /* of this rank, on hos
 /* Would this rank hold its experts, all dense weights and its sequences' states in half of its free
  * memory? */
 enum qep_status engine_sequences_fit(const struct qep_engine *e, bool *fit);
-/* --ctx, or the smaller of the model's and what memory holds. Collective. */
+/* --ctx, or the smaller of the model's and what memory holds. Collective, agreed on. */
 enum qep_status engine_choose_ctx(struct qep_engine *e);
 /* QEP_ERR_UNAVAILABLE when this rank's part of the model, with all slots at the context's length
  * and a prefill chunk under way, does not fit its GPU: needed, free, and what would do. */
 enum qep_status engine_check_gpu_memory(struct qep_engine *e);
-/* Does every rank say yes? Collective. */
+/* Does every rank say yes? Collective, agreed on. */
 enum qep_status engine_agree_all(struct qep_comm *comm, bool mine, bool *all);
 
 #endif

@@ -104,13 +104,12 @@ enum qep_status qep_engine_profile_end(struct qep_engine *e, struct qep_launch_t
 static enum qep_status count_sharers(struct qep_engine *e) {
     size_t ranks = (size_t)e->comm->num_ranks, bytes = sizeof e->gpu.uuid;
     unsigned char *all = NULL;
-    QEP_TRY(qep_alloc(ranks, bytes, "GPU ids", (void **)&all));
-    enum qep_status st = e->comm->ops->allgather(e->comm, e->gpu.uuid, all, bytes);
+    QEP_TRY(qep_comm_gather(e->comm, e->gpu.uuid, bytes, "GPU ids", (void **)&all));
     e->gpu_sharers = 0;
-    for (size_t p = 0; st == QEP_OK && p < ranks; p++)
+    for (size_t p = 0; p < ranks; p++)
         e->gpu_sharers += memcmp(all + p * bytes, e->gpu.uuid, bytes) == 0;
     free(all);
-    return st;
+    return QEP_OK;
 }
 
 static enum qep_status warm_up(struct qep_engine *e) {

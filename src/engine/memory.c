@@ -41,15 +41,13 @@ uint64_t engine_free_memory(const struct qep_engine *e) {
 
 enum qep_status engine_agree_all(struct qep_comm *comm, bool mine, bool *all) {
     int32_t vote = mine ? 1 : 0;
-    void *mem = NULL;
-    QEP_TRY(qep_alloc((size_t)comm->num_ranks, sizeof vote, "votes", &mem));
-    int32_t *votes = mem;
-    enum qep_status st = comm->ops->allgather(comm, &vote, votes, sizeof vote);
+    int32_t *votes = NULL;
+    QEP_TRY(qep_comm_gather(comm, &vote, sizeof vote, "votes", (void **)&votes));
     *all = true;
-    for (int p = 0; st == QEP_OK && p < comm->num_ranks; p++)
+    for (int p = 0; p < comm->num_ranks; p++)
         *all = *all && votes[p] == 1;
     free(votes);
-    return st;
+    return QEP_OK;
 }
 
 /* The largest share of the weights that a rank of `num_ranks` holds. */
@@ -154,10 +152,11 @@ static uint64_t kv_bytes_per_block(const struct qep_engine *e) {
     return bytes;
 }
 
-enum qep_status engine_choose_ctx(struct qep_engine *e) {
-    const struct qep_model_config *c = qep_shard_dir_config(e->dir);
-    int64_t max = c->max_position_embeddings, mine = max;
+/* What this rank's memory and the model allow. */
+static enum qep_status own_ctx(const struct qep_engine *e, int64_t *ctx) {
+    int64_t max = qep_shard_dir_config(e->dir)->max_position_embeddings;
     uint64_t per_block = kv_bytes_per_block(e), memory = 0;
+    *ctx = max;
     if (e->options.ctx > max)
         return qep_fail(QEP_ERR_USAGE, "--ctx %lld: the model has %lld positions",
                         (long long)e->options.ctx, (long long)max);
@@ -165,17 +164,20 @@ enum qep_status engine_choose_ctx(struct qep_engine *e) {
     if (per_block > 0) {
         uint64_t blocks = memory / per_block / (uint64_t)e->options.num_slots;
         if (blocks < (uint64_t)(max / QEP_KV_BLOCK))
-            mine = (int64_t)(blocks > 0 ? blocks : 1) * QEP_KV_BLOCK;
+            *ctx = (int64_t)(blocks > 0 ? blocks : 1) * QEP_KV_BLOCK;
     }
-    void *mem = NULL;
-    QEP_TRY(qep_alloc((size_t)e->comm->num_ranks, sizeof mine, "context sizes", &mem));
-    int64_t *all = mem;
-    enum qep_status st = e->comm->ops->allgather(e->comm, &mine, all, sizeof mine);
-    for (int p = 0; st == QEP_OK && p < e->comm->num_ranks; p++)
-        mine = all[p] < mine ? all[p] : mine;
+    return QEP_OK;
+}
+
+enum qep_status engine_choose_ctx(struct qep_engine *e) {
+    int64_t ctx = 0, *all = NULL;
+    QEP_TRY(qep_comm_agree(e->comm, own_ctx(e, &ctx)));
+    QEP_TRY(qep_comm_gather(e->comm, &ctx, sizeof ctx, "context sizes", (void **)&all));
+    for (int p = 0; p < e->comm->num_ranks; p++)
+        ctx = all[p] < ctx ? all[p] : ctx;
     free(all);
-    e->facts.ctx = (int32_t)(e->options.ctx > 0 ? e->options.ctx : mine);
-    return st;
+    e->facts.ctx = (int32_t)(e->options.ctx > 0 ? e->options.ctx : ctx);
+    return QEP_OK;
 }
 
 /* Does it fit? Otherwise *fits is false and nothing else happens. */

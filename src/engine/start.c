@@ -45,16 +45,13 @@ static enum qep_status check_options(struct qep_engine *e) {
 
 /* The lowest ISA level that all ranks have, so that all compute the same bits. */
 static enum qep_status agree_isa(struct qep_engine *e, const char **isa) {
-    int32_t mine = qep_cpu_isa_level(), lowest = mine;
-    void *mem = NULL;
-    QEP_TRY(qep_alloc((size_t)e->comm->num_ranks, sizeof mine, "ISA levels", &mem));
-    int32_t *all = mem;
-    enum qep_status st = e->comm->ops->allgather(e->comm, &mine, all, sizeof mine);
-    for (int p = 0; st == QEP_OK && p < e->comm->num_ranks; p++)
+    int32_t mine = qep_cpu_isa_level(), lowest = mine, *all = NULL;
+    QEP_TRY(qep_comm_gather(e->comm, &mine, sizeof mine, "ISA levels", (void **)&all));
+    for (int p = 0; p < e->comm->num_ranks; p++)
         lowest = all[p] < lowest ? all[p] : lowest;
     *isa = strcmp(e->options.isa, "auto") == 0 ? qep_cpu_isa_name(lowest) : e->options.isa;
     free(all);
-    return st;
+    return QEP_OK;
 }
 
 static enum qep_status start_cpus(struct qep_engine *e) {
@@ -84,7 +81,7 @@ static enum qep_status choose_attention(struct qep_engine *e) {
     if (strcmp(wanted, "auto") == 0 && e->options.num_slots == 1) {
         e->facts.attention_why = "one sequence";
     } else if (strcmp(wanted, "auto") == 0) {
-        QEP_TRY(engine_sequences_fit(e, &mine));
+        QEP_TRY(qep_comm_agree(e->comm, engine_sequences_fit(e, &mine)));
         QEP_TRY(engine_agree_all(e->comm, mine, &fit));
         sequences = fit;
         e->facts.attention_why = fit ? "several sequences, dense weights fit every rank"
@@ -95,16 +92,17 @@ static enum qep_status choose_attention(struct qep_engine *e) {
     return QEP_OK;
 }
 
-/* Everything that must be equal on all ranks, in words. */
-static enum qep_status compare_identities(struct qep_engine *e) {
-    char options[200];
+/* What the ranks do together from here on follows from these. A command line has been compared
+ * before, option by option; other users of the engine have not. */
+static enum qep_status compare_options(struct qep_engine *e) {
+    char text[250];
     const struct qep_engine_options *o = &e->options;
-    snprintf(options, sizeof options, "%s/%s/%s/%s/%s ctx %lld slots %lld", e->facts.backend,
-             e->facts.isa, o->activations, e->facts.attention, e->facts.kv_type, (long long)o->ctx,
-             (long long)o->num_slots);
-    QEP_TRY(qep_comm_same(e->comm, "build", QEP_VERSION " " __VERSION__));
-    QEP_TRY(qep_comm_same(e->comm, "weights (manifest)", qep_shard_dir_info(e->dir)->identity));
-    return qep_comm_same(e->comm, "options", options);
+    snprintf(text, sizeof text,
+             "%s %s/%s/%s/%s/%s/%s graphs %s ctx %lld slots %lld chunk %lld timeout %g",
+             o->random.config != NULL ? "random" : "dir", o->backend, o->isa, o->activations,
+             o->attention, o->kv_type, o->device_transport, o->cuda_graphs, (long long)o->ctx,
+             (long long)o->num_slots, (long long)o->prefill_chunk, o->timeout_s);
+    return qep_comm_same(e->comm, "options", text);
 }
 
 static enum qep_status load_model(struct qep_engine *e) {
@@ -141,8 +139,10 @@ static enum qep_status open_model(struct qep_engine *e) {
 
 enum qep_status engine_start(struct qep_engine *e) {
     const char *isa = NULL;
+    QEP_TRY(compare_options(e));
     QEP_TRY(qep_comm_agree(e->comm, check_options(e)));
     QEP_TRY(qep_comm_agree(e->comm, open_model(e)));
+    QEP_TRY(qep_comm_same(e->comm, "weights (manifest)", qep_shard_dir_info(e->dir)->identity));
     QEP_TRY(engine_choose_backend(e));
     QEP_TRY(agree_isa(e, &isa));
     QEP_TRY(qep_comm_agree(e->comm, start_cpus(e)));
@@ -150,15 +150,14 @@ enum qep_status engine_start(struct qep_engine *e) {
     QEP_TRY(qep_comm_agree(e->comm, qep_watchdog_create(e->comm, e->options.timeout_s, &e->dog)));
     qep_watchdog_rest(e->dog); /* until the first step, but for what engine_connect_gpus sends */
     QEP_TRY(engine_connect_gpus(e));
-    QEP_TRY(qep_comm_agree(e->comm, choose_attention(e)));
-    QEP_TRY(compare_identities(e));
+    QEP_TRY(choose_attention(e));
     e->facts.recipe = qep_shard_dir_info(e->dir)->recipe;
     if (e->facts.transport == NULL)
         e->facts.transport = e->comm->ops->name;
     QEP_TRY(qep_comm_agree(e->comm,
                            qep_placement_create(qep_shard_dir_config(e->dir), e->comm->num_ranks,
                                                 e->attention, &e->placement)));
-    QEP_TRY(qep_comm_agree(e->comm, engine_choose_ctx(e)));
+    QEP_TRY(engine_choose_ctx(e));
     QEP_TRY(qep_comm_agree(e->comm, engine_check_gpu_memory(e)));
     QEP_TRY(qep_comm_agree(e->comm, load_model(e)));
     qep_model_set_watchdog(e->model, e->dog);

@@ -173,12 +173,20 @@ static enum qep_status build_file(struct qep_build *b, const struct qep_layout_f
     return make_file(b, file);
 }
 
-/* Rank 0 has opened them to prepare the build. */
+/* Rank 0 has opened them to prepare the build. Another rank may find another DIR by that name. */
 static enum qep_status open_dirs(struct qep_build *b) {
+    enum build_owner owner = BUILD_NOBODYS;
+    if (b->work.state.fd >= 0)
+        return QEP_OK;
     if (b->work.dir.fd < 0)
         QEP_TRY(qep_dir_open(b->options.dir, &b->work.dir));
-    return b->work.state.fd >= 0 ? QEP_OK
-                                 : qep_dir_open_in(&b->work.dir, ".convert", &b->work.state);
+    QEP_TRY(qep_dir_open_in(&b->work.dir, ".convert", &b->work.state));
+    QEP_TRY(build_state_read(b, &owner));
+    if (owner == BUILD_SAME)
+        return QEP_OK;
+    return qep_fail(QEP_ERR_CANTCREATE,
+                    "%s: not of this conversion (is %s on a file system that all ranks share?)",
+                    b->work.state.path, b->options.dir);
 }
 
 enum qep_status qep_build_files(struct qep_build *build, int rank, int num_ranks) {

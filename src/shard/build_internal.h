@@ -65,6 +65,8 @@ enum build_owner { BUILD_NOBODYS, BUILD_SAME, BUILD_OTHER };
  * to be there. */
 enum qep_status build_state_check(const struct qep_build *build, bool begun);
 enum qep_status build_state_owner(const struct qep_build *build, enum build_owner *owner);
+/* The same without a look at the entries: others may be at work there. */
+enum qep_status build_state_read(const struct qep_build *build, enum build_owner *owner);
 enum qep_status build_state_sign(const struct qep_build *build); /* it is this build's now */
 
 /* Removes all entries of DIR/.convert but the lock's and `but` (NULL: none), the identity last. */

@@ -186,7 +186,7 @@ static void print_identity(const struct qep_build *b, char text[64]) {
 }
 
 /* Of a file that is none of ours nothing may be removed. */
-static enum qep_status read_identity(const struct qep_build *b, enum build_owner *owner) {
+enum qep_status build_state_read(const struct qep_build *b, enum build_owner *owner) {
     char *text = NULL, mine[64];
     size_t len = 0;
     *owner = BUILD_NOBODYS;
@@ -211,7 +211,7 @@ enum qep_status build_state_check(const struct qep_build *build, bool begun) {
 }
 
 enum qep_status build_state_owner(const struct qep_build *build, enum build_owner *owner) {
-    QEP_TRY(read_identity(build, owner));
+    QEP_TRY(build_state_read(build, owner));
     return build_state_check(build, *owner != BUILD_NOBODYS);
 }
 

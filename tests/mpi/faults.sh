@@ -48,6 +48,14 @@ fail)
         expect_line "qwen-ep: rank $who: cannot open x.safetensors"
     done
     ;;
+mixed)
+    for how in 0 1 2; do
+        start 3 mixed $how
+        expect "exit code" test "$rc" -eq 70
+        expect "the line" grep -Eq '^qwen-ep: rank [012]: rank [012] is in another operation \(.*\) than rank [012] \(' "$dir/lines"
+        expect "in time" test "$seconds" -le 10
+    done
+    ;;
 alike)
     start 4 alike
     expect "exit code" test "$rc" -eq 64

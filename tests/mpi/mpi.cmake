@@ -42,7 +42,7 @@ if(MPI_C_FOUND AND QEP_MPIRUN)
   qep_mpi_test(NAME device COMMAND mpi_device RANKS 1 2 3 4)
 
   # Faults: the script starts mpirun itself and judges exit codes and stderr.
-  foreach(mode hang fail alike abort kill drain cpus)
+  foreach(mode hang fail mixed alike abort kill drain cpus)
     add_test(NAME mpi.fault.${mode} COMMAND ${CMAKE_CURRENT_LIST_DIR}/faults.sh
       ${QEP_MPIRUN} $<TARGET_FILE:mpi_rank> ${mode})
     set_tests_properties(mpi.fault.${mode} PROPERTIES LABELS "mpi;fault" TIMEOUT 120

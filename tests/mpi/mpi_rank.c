@@ -2,6 +2,7 @@
  *   fail R    rank R fails at start-up        alike     all ranks fail with the same message
  *   hang R    rank R stops for ever           abort R   rank R ends the job with code 74
  *   kill R    rank R dies of SIGKILL          drain     runs until SIGUSR1
+ *   mixed M   rank 1 is in another operation, M: of another kind, one ahead, with more bytes
  *   idle      waits 2 s in bcast, judges its use of the CPU
  *   cpus B    prints its share of the CPUs, B: 1 bind, 0 keep
  *   latency   prints alltoallv times */
@@ -92,6 +93,19 @@ static enum qep_status run_drain(struct qep_comm *comm, int who) {
     return qep_drain_requested() ? QEP_OK : qep_fail(QEP_ERR_BUG, "rank saw no signal");
 }
 
+/* Rank 1 does something else than the others, whose votes it could take for what it wants. */
+static enum qep_status run_mixed(struct qep_comm *comm, int how) {
+    int32_t vote[16] = {0}, votes[16 * MAX_TEST_RANKS];
+    if (comm->rank == 1 && how == 0)
+        QEP_TRY(comm->ops->bcast(comm, vote, sizeof *vote, 0));
+    if (comm->rank == 1 && how == 1)
+        QEP_TRY(exchange(comm, 0));
+    if (comm->rank == 1 && how == 2)
+        QEP_TRY(comm->ops->bcast(comm, vote, sizeof vote, 1));
+    QEP_TRY(comm->ops->allgather(comm, vote, votes, sizeof *vote));
+    return qep_comm_agree(comm, QEP_OK);
+}
+
 static double cpu_seconds(void) {
     struct rusage use;
     getrusage(RUSAGE_SELF, &use);
@@ -150,9 +164,9 @@ static enum qep_status run_latency(struct qep_comm *comm, int who) {
 }
 
 static const struct mode modes[] = {
-    {"fail", run_fail},   {"alike", run_alike}, {"hang", run_hang},
-    {"abort", run_abort}, {"kill", run_kill},   {"drain", run_drain},
-    {"idle", run_idle},   {"cpus", run_cpus},   {"latency", run_latency},
+    {"fail", run_fail},       {"alike", run_alike}, {"hang", run_hang}, {"abort", run_abort},
+    {"kill", run_kill},       {"drain", run_drain}, {"idle", run_idle}, {"cpus", run_cpus},
+    {"latency", run_latency}, {"mixed", run_mixed},
 };
 
 int main(int argc, char **argv) {
@@ -166,10 +180,10 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < sizeof modes / sizeof modes[0] && comm->num_ranks <= MAX_TEST_RANKS; i++)
         if (argc > 1 && strcmp(argv[1], modes[i].name) == 0)
             st = modes[i].run(comm, argc > 2 ? atoi(argv[2]) : 0);
+    if (st != QEP_OK && !comm->failure_shared)
+        qep_comm_give_up(comm, st, "%s", qep_last_error());
     if (st != QEP_OK && comm->rank == 0)
         qep_error_line("%s", qep_last_error());
-    if (st != QEP_OK && !comm->failure_shared)
-        comm->ops->abort(comm, (int)st);
     qep_comm_destroy(comm);
     return (int)st;
 }

@@ -1,5 +1,6 @@
 #include "delta_support.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -57,8 +58,9 @@ static void l2_double(double *out, const float *x, int32_t n, double factor) {
     double sum = 1e-6;
     for (int32_t i = 0; i < n; i++)
         sum += (double)x[i] * (double)x[i];
+    double root = sum > (double)FLT_MAX ? (double)NAN : sqrt(sum); /* the norms of backend.h */
     for (int32_t i = 0; i < n; i++)
-        out[i] = (double)x[i] * factor / sqrt(sum);
+        out[i] = (double)x[i] * factor / root;
 }
 
 static void step_double(double *S, int32_t key_dim, int32_t value_dim, const double *q,

@@ -304,6 +304,44 @@ START_TEST(alltoallv_finds_sizes_that_differ) {
 }
 END_TEST
 
+/* Rank 1 is in another operation than rank 0, with a message of the same size. */
+static void other_operation_body(struct rank_arg *arg) {
+    struct qep_comm *comm = arg->comm;
+    const size_t four[2] = {4, 4}, offset[2] = {0, 4};
+    char send[8] = "fourfour", recv[8] = "";
+    enum qep_status st = comm->rank == 0
+                             ? comm->ops->alltoallv(comm, send, four, offset, recv, four, offset)
+                             : comm->ops->allgather(comm, send, recv, 4);
+    RANK_CHECK(st == QEP_ERR_BUG);
+    RANK_CHECK(strcmp(qep_last_error(),
+                      comm->rank == 0
+                          ? "rank 1 is in another operation (allgather 1) than rank 0 (alltoallv 1)"
+                          : "rank 0 is in another operation (alltoallv 1) than rank 1 (allgather "
+                            "1)") == 0);
+}
+
+START_TEST(an_operation_takes_no_message_of_another) {
+    run_ranks(2, 0, other_operation_body);
+}
+END_TEST
+
+static void gather_body(struct rank_arg *arg) {
+    int mine = arg->comm->rank * 3, *all = NULL;
+    RANK_CHECK(qep_comm_gather(arg->comm, &mine, sizeof mine, "test", (void **)&all) == QEP_OK);
+    for (int r = 0; r < arg->comm->num_ranks; r++)
+        RANK_CHECK(all[r] == r * 3);
+    free(all);
+    /* No memory for it: on all ranks, and told as such. */
+    RANK_CHECK(qep_comm_gather(arg->comm, &mine, SIZE_MAX / 2, "test", (void **)&all) ==
+               QEP_ERR_SYSTEM);
+    RANK_CHECK(all == NULL && arg->comm->failure_shared);
+}
+
+START_TEST(gather_in_rank_order) {
+    run_ranks(_i, 0, gather_body);
+}
+END_TEST
+
 /* Rank 0 thinks for 2 s; the others wait in bcast and must leave the CPU alone. */
 static void idle_body(struct rank_arg *arg) {
     struct qep_comm *comm = arg->comm;
@@ -424,6 +462,8 @@ int main(void) {
     tcase_add_loop_test(each, same_names_rank_and_texts, 1, MAX_TEST_RANKS + 1);
     tcase_add_loop_test(each, same_takes_255_bytes, 1, MAX_TEST_RANKS + 1);
     tcase_add_test(once, alltoallv_finds_sizes_that_differ);
+    tcase_add_test(once, an_operation_takes_no_message_of_another);
+    tcase_add_loop_test(each, gather_in_rank_order, 1, MAX_TEST_RANKS + 1);
     tcase_add_test(once, waiting_leaves_the_cpu);
     tcase_add_test(once, self_copies);
     tcase_add_test(once, launcher_is_told_by_the_environment);

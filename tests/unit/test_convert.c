@@ -333,7 +333,10 @@ START_TEST(a_part_that_is_there_is_left_alone) {
     char *text = slurp(base, "victim", &len);
     ck_assert(len == 3 && memcmp(text, "old", 3) == 0);
     ck_assert_int_eq(unlink(part), 0);
+    ck_assert_int_eq(qep_hf_finish(writer), QEP_ERR_IO); /* its rank wrote elsewhere */
+    ck_assert_ptr_nonnull(strstr(qep_last_error(), writer->files[0].name));
     ASSERT_OK(qep_hf_write_file(writer, 0));
+    ASSERT_OK(qep_hf_finish(writer));
     free(text);
     qep_hf_writer_destroy(writer);
     random_model_close(&m);

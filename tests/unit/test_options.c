@@ -104,8 +104,8 @@ START_TEST(what_a_command_line_gives) {
     ck_assert_str_eq(got.config, "--help");
     ck_assert(!found.help && !found.version);
     ck_assert_mem_eq(found.given, given, sizeof given);
-    ck_assert_str_eq(argv[found.first_positional], "x");
-    ck_assert_str_eq(argv[found.first_positional + 2], "--flag");
+    ck_assert_str_eq(found.positional[0], "x");
+    ck_assert_str_eq(found.positional[2], "--flag");
     ck_assert_int_eq(parse("--text|-h|--vers", buf, argv, &found), QEP_OK);
     ck_assert(!found.help && found.version);
     ck_assert_int_eq(parse("-fh", buf, argv, &found), QEP_OK);
