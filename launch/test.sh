@@ -1,8 +1,8 @@
 #!/bin/bash
 # test.sh [--full] [STAGE...]: every check of the project, from a fresh checkout, stage by stage with
-# a time budget each; --full fuzzes for an hour per target instead of seconds, and makes the pack for
-# machines with a GPU. The last line is "N passed, N failed, N skipped": test cases, and stages that
-# have none. Logs: build/test/logs.
+# a time budget each; --full fuzzes for an hour per target instead of seconds, damages thousands of
+# inputs more, and makes the pack for machines with a GPU. The last line is "N passed, N failed, N
+# skipped": test cases, and stages that have none. Logs: build/test/logs.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 # shellcheck source=launch/mpi_env.sh
@@ -109,6 +109,7 @@ stage no-mpi 300
 stage nvcc 900
 [ $full = 0 ] || stage pack 1500
 [ $full = 0 ] || stage memory 3600
+[ $full = 0 ] || stage hostile 1500
 stage clang 300
 stage asan 1200
 stage tsan 900

@@ -107,6 +107,11 @@ stage_pack() {
 
 # Memory that runs out at every single request; the unit test takes a part of them.
 stage_memory() { QEP_TEST_EVERY=1 "$work/gcc/tests/test_out_of_memory"; }
+# More damaged inputs than the label fault has, others each time. For test.sh --full.
+stage_hostile() {
+    tests/fault/hostile.sh "$work/gcc/qwen-ep" "$work/gcc/tests/hostile_tool" --seed "$(date +%s)" --cases 5000 \
+        --jobs "$jobs"
+}
 
 stage_clang() {
     need clang
@@ -161,7 +166,7 @@ stage_fuzz() {
 
 case ${1:-} in
 fuzz_one) fuzz_one "$2" ;;
-format | shell | gcc | unit | e2e | emu | defects | no-mpi | nvcc | pack | clang | asan | tsan | fuzz) "stage_${1//-/_}" ;;
+format | shell | gcc | unit | e2e | emu | defects | no-mpi | nvcc | pack | hostile | clang | asan | tsan | fuzz) "stage_${1//-/_}" ;;
 *)
     echo "usage: test_stage.sh NAME" >&2
     exit 64

@@ -256,13 +256,17 @@ done:
 }
 
 /* Ids separated by commas or spaces, in brackets or not. */
-static enum qep_status parse_ids(const char *text, struct qep_ids *ids) {
+static enum qep_status parse_ids(const char *text, const struct qep_tokenizer *tok,
+                                 struct qep_ids *ids) {
     for (const char *p = text + strspn(text, " ,[]"); *p != '\0'; p += strspn(p, " ,[]")) {
         size_t len = strcspn(p, " ,]");
         int64_t id = 0;
         if (!qep_parse_int(p, len, 0, INT32_MAX, &id))
             return qep_fail(QEP_ERR_USAGE, "--decode: expected token ids such as 1,2,3, found '%s'",
                             p);
+        if (!qep_tokenizer_has_id(tok, (int32_t)id))
+            return qep_fail(QEP_ERR_USAGE, "--decode: no token has id %lld (ids are below %d)",
+                            (long long)id, (int)qep_tokenizer_num_ids(tok));
         QEP_TRY(qep_ids_append(ids, (int32_t)id));
         p += len;
     }
@@ -273,7 +277,7 @@ static enum qep_status decode_ids(struct tokenize *t) {
     struct qep_ids ids = {0};
     enum qep_status st = qep_text_need_tokenizer(&t->opened);
     if (st == QEP_OK)
-        st = parse_ids(t->decode, &ids);
+        st = parse_ids(t->decode, t->opened.tok, &ids);
     if (st == QEP_OK)
         st = qep_tokenizer_decode(t->opened.tok, ids.items, ids.count, t->skip_special, &t->line);
     if (st == QEP_OK)

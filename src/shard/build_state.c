@@ -107,22 +107,37 @@ enum qep_status build_same_file(const struct qep_dir *dir, const char *name,
     return st == QEP_ERR_SYSTEM ? st : QEP_OK;
 }
 
-/* Is the text that of an entry of this build, and the file as it says? */
-static enum qep_status judge_entry(const struct qep_build *build, const char *file_name,
-                                   const char *text, size_t len, const char *where,
+/* The state of a finished file: the identity, the manifest's line, and the hash of the two, a line
+ * each. What is not just this is as good as absent. */
+static bool unseal_entry(const struct qep_build *build, char *text, size_t len, char **entry) {
+    char hash[QEP_HASH_TEXT];
+    const size_t line = QEP_HASH_TEXT; /* a hash and a line's end */
+    if (len <= 2 * line)
+        return false;
+    qep_hash_text(text, len - line, hash);
+    if (memcmp(text + len - line, hash, line - 1) != 0 ||
+        memcmp(text, build->identity, line - 1) != 0)
+        return false;
+    text[len - line - 1] = '\0';
+    *entry = text + line;
+    return true;
+}
+
+/* Is the text that of an entry of this build, and the file as it says? *entry: the line within. */
+static enum qep_status judge_entry(const struct qep_build *build, const char *file_name, char *text,
+                                   size_t len, const char *where, char **entry,
                                    struct qep_file_identity *identity, bool *same) {
     enum qep_status st = QEP_OK;
     *same = false;
-    if (len <= QEP_HASH_TEXT || memcmp(text, build->identity, QEP_HASH_TEXT - 1) != 0)
+    if (!unseal_entry(build, text, len, entry))
         return QEP_OK;
-    QEP_TRY_SYSTEM(
-        st, qep_manifest_parse_entry(text + QEP_HASH_TEXT, len - QEP_HASH_TEXT, where, identity));
+    QEP_TRY_SYSTEM(st, qep_manifest_parse_entry(*entry, strlen(*entry), where, identity));
     return st == QEP_OK ? build_same_file(&build->work.state, file_name, identity, same) : QEP_OK;
 }
 
 enum qep_status build_load_entry(const struct qep_build *build, const struct qep_layout_file *file,
                                  char **entry, struct qep_file_identity *identity) {
-    char name[BUILD_STATE_NAME_MAX], *text = NULL;
+    char name[BUILD_STATE_NAME_MAX], *text = NULL, *found = NULL;
     size_t len = 0;
     bool same = false;
     enum qep_status st = QEP_OK;
@@ -132,9 +147,9 @@ enum qep_status build_load_entry(const struct qep_build *build, const struct qep
         return QEP_OK;
     QEP_TRY_SYSTEM(st, qep_dir_read(&build->work.state, name, QEP_MANIFEST_MAX_BYTES, &text, &len));
     if (st == QEP_OK)
-        st = judge_entry(build, file->name, text, len, name, identity, &same);
+        st = judge_entry(build, file->name, text, len, name, &found, identity, &same);
     if (same) {
-        memmove(text, text + QEP_HASH_TEXT, len - QEP_HASH_TEXT + 1);
+        memmove(text, found, strlen(found) + 1);
         *entry = text;
         text = NULL;
     }
@@ -144,16 +159,18 @@ enum qep_status build_load_entry(const struct qep_build *build, const struct qep
 
 enum qep_status build_save_entry(const struct qep_build *build, const struct qep_layout_file *file,
                                  const struct qep_file_identity *identity) {
-    char name[BUILD_STATE_NAME_MAX], *entry = NULL, *text = NULL;
+    char name[BUILD_STATE_NAME_MAX], hash[QEP_HASH_TEXT], *entry = NULL, *text = NULL;
     enum qep_status st = QEP_OK;
     void *mem = NULL;
     QEP_TRY_GOTO(
         st, done,
         qep_manifest_file_entry(build->options.inventory, build->types, file, identity, &entry));
-    size_t len = strlen(entry) + QEP_HASH_TEXT;
+    size_t sealed = QEP_HASH_TEXT + strlen(entry) + 1, len = sealed + QEP_HASH_TEXT;
     QEP_TRY_GOTO(st, done, qep_alloc(len + 1, 1, "state file", &mem));
     text = mem;
-    snprintf(text, len + 1, "%s\n%s", build->identity, entry);
+    snprintf(text, sealed + 1, "%s\n%s\n", build->identity, entry);
+    qep_hash_text(text, sealed, hash);
+    snprintf(text + sealed, QEP_HASH_TEXT + 1, "%s\n", hash);
     build_state_name(file->name, ".json", name);
     st = qep_dir_write(&build->work.state, name, text, len);
 done:

@@ -32,7 +32,7 @@ static const struct {
     {{TINY, "--decode", "[71, 72, 418]"}, "", QEP_OK, "hi<|im_end|>\n", NULL},
     {{TINY, "--decode", "71,72,418", "--skip-special"}, "", QEP_OK, "hi\n", NULL},
     {{TINY, "--decode", "71,x"}, "", QEP_ERR_USAGE, "", "'x'"},
-    {{TINY, "--decode", "424000"}, "", QEP_ERR_DATA, "", "424000"},
+    {{TINY, "--decode", "424000"}, "", QEP_ERR_USAGE, "", "no token has id 424000"},
     {{TINY, "--chat", "/dev/stdin"}, HELLO, QEP_OK, "[417, 275, 198, 71, 72, 418, 198]\n", NULL},
     {{TINY, "--chat", "/dev/stdin", "--render"},
      "{\"messages\": " HELLO ", \"add_generation_prompt\": true}",

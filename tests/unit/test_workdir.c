@@ -59,6 +59,35 @@ START_TEST(ended_twice_the_same_command_finishes) {
 }
 END_TEST
 
+static const char *const state_damage[] = {
+    "sed -i s/conv1d/conv2d/ d/.convert/layer-000.qep.json",
+    "sed -i 's/\"xxh3_128\":\"[0-9a-f]*/\"xxh3_128\":\"00000000000000000000000000000000/' "
+    "d/.convert/layer-000.qep.json",
+    "truncate -s -40 d/.convert/layer-000.qep.json",
+    "echo >> d/.convert/layer-000.qep.json",
+    ": > d/.convert/layer-000.qep.json",
+    "truncate -s -1 d/.convert/layer-000.qep",
+};
+
+/* A file whose state is damaged is made again: what goes into the manifest is what was written. */
+START_TEST(damaged_state_is_made_again) {
+    struct scene s;
+    char path[128];
+    int n = 1;
+    open_scene(&s);
+    ck_assert_int_eq(convert(golden, s.fresh, "q4", 2, false), QEP_OK);
+    join(path, sizeof path, s.dir, ".convert/layer-000.qep.json");
+    for (; !qep_path_exists(path); n++) {
+        remove_tree(s.dir);
+        ck_assert(!killed_at(&s, n, false));
+    }
+    shell(&s, state_damage[_i]);
+    ck_assert_msg(again(&s, false) == QEP_OK, "%s", qep_last_error());
+    ck_assert(same_trees(s.dir, s.fresh));
+    remove_tree(s.base);
+}
+END_TEST
+
 /* A swap of one conversion that was interrupted is finished before another one replaces it. */
 START_TEST(interrupted_swap_and_another_command) {
     struct scene s;
@@ -290,6 +319,8 @@ END_TEST
 static void add_tests(TCase *tc) {
     tcase_add_loop_test(tc, ended_anywhere_the_same_command_finishes, 0, 2);
     tcase_add_test(tc, ended_twice_the_same_command_finishes);
+    tcase_add_loop_test(tc, damaged_state_is_made_again, 0,
+                        sizeof state_damage / sizeof *state_damage);
     tcase_add_test(tc, interrupted_swap_and_another_command);
     tcase_add_test(tc, interrupted_swap_is_looked_at_first);
     tcase_add_test(tc, interrupted_replacement_is_looked_at_first);
