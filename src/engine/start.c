@@ -102,7 +102,7 @@ static enum qep_status compare_options(struct qep_engine *e) {
              o->random.config != NULL ? "random" : "dir", o->backend, o->isa, o->activations,
              o->attention, o->kv_type, o->device_transport, o->cuda_graphs, (long long)o->ctx,
              (long long)o->num_slots, (long long)o->prefill_chunk, o->timeout_s);
-    return qep_comm_same(e->comm, "options", text);
+    return qep_comm_same(e->comm, "the set of options", text);
 }
 
 static enum qep_status load_model(struct qep_engine *e) {

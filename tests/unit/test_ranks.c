@@ -1,9 +1,11 @@
 /* The same bits for every number of ranks, placement, number of threads, prefill chunk and number
  * of shard files, in every recipe and both backends. */
+#include "engine/engine.h"
 #include "tests/support/golden.h"
 #include "tests/support/run_model.h"
 
 #include <check.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,11 +79,55 @@ START_TEST(bits_do_not_depend_on_the_split) {
 }
 END_TEST
 
+struct starter {
+    struct qep_comm *comm;
+    struct qep_engine_options options;
+    enum qep_status st;
+    char error[QEP_ERROR_MAX];
+};
+
+static void *start_engine(void *arg) {
+    struct starter *s = arg;
+    struct qep_engine *engine = NULL;
+    s->st = qep_engine_create(s->comm, &s->options, &engine);
+    snprintf(s->error, sizeof s->error, "%s", qep_last_error());
+    qep_comm_destroy(s->comm);
+    return NULL;
+}
+
+/* Before anything that follows from an option, such as the vote on attention that several slots
+ * take and one does not. */
+START_TEST(engines_with_other_options_part) {
+    struct qep_comm *comms[2];
+    struct starter starters[2];
+    pthread_t threads[2];
+    char *tmp = temp_dir(), *dir = model_convert("tests/data/tiny-chat", tmp, "q4", 1);
+    ck_assert_int_eq(qep_comm_threads_create(2, comms), QEP_OK);
+    for (int r = 0; r < 2; r++) {
+        starters[r] = (struct starter){.comm = comms[r], .options = QEP_ENGINE_OPTIONS_DEFAULT};
+        starters[r].options.model = dir;
+        starters[r].options.num_slots = r + 1;
+        ck_assert_int_eq(pthread_create(&threads[r], NULL, start_engine, &starters[r]), 0);
+    }
+    for (int r = 0; r < 2; r++) {
+        pthread_join(threads[r], NULL);
+        ck_assert_int_eq(starters[r].st, QEP_ERR_USAGE);
+        ck_assert_msg(strstr(starters[r].error, "rank 1: the set of options differs: ") != NULL &&
+                          strstr(starters[r].error, " slots 2 ") != NULL,
+                      "%s", starters[r].error);
+    }
+    remove_tree(tmp);
+    free(dir);
+    free(tmp);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("ranks");
     TCase *tc = tcase_create("all"), *some = tcase_create("some");
     tcase_set_timeout(tc, 900);
     tcase_set_timeout(some, 900);
+    tcase_add_test(tc, engines_with_other_options_part);
     /* q4 of two models on both backends: what the thread sanitizer runs */
     for (int backend = 0; backend < NUM_BACKENDS; backend++)
         tcase_add_loop_test(some, bits_do_not_depend_on_the_split,
