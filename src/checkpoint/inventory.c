@@ -1,6 +1,7 @@
 #include "checkpoint/inventory.h"
 
 #include "base/mem.h"
+#include "base/progress.h"
 #include "shard/shard.h" /* vocabulary blocks */
 
 #include <stdarg.h>
@@ -26,6 +27,7 @@ __attribute__((format(printf, 5, 6))) static void add(struct builder *b, enum qe
     if (b->st != QEP_OK)
         return;
     inv->specs = items;
+    qep_progress(1);
     struct qep_tensor_spec *spec = &inv->specs[inv->num_specs++];
     *spec = (struct qep_tensor_spec){.kind = kind,
                                      .rows = rows,

@@ -103,8 +103,10 @@ enum qep_status qep_random_source_create(const struct qep_model_config *config,
     s->inventory = inventory;
     s->seed = seed;
     fill_table(s->normal);
-    for (size_t i = 0; i < inventory->num_specs; i++)
+    for (size_t i = 0; i < inventory->num_specs; i++) {
         s->laws[i] = law_of(config, &inventory->specs[i], seed);
+        qep_progress(1);
+    }
     *out = s;
     return QEP_OK;
 }

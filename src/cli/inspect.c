@@ -178,9 +178,7 @@ static enum qep_status verify(const struct qep_job *job, const struct qep_shard_
     struct qep_team *team = NULL;
     double begin_s = qep_now_s();
     QEP_TRY(qep_team_create(args->jobs > 0 ? (int)args->jobs : qep_default_jobs(job->comm), &team));
-    qep_stop_install();
     qep_team_run(team, verify_files, &v);
-    qep_stop_restore();
     qep_team_destroy(team);
     qep_progress_end(&v.line);
     if (v.st != QEP_OK)
@@ -205,6 +203,16 @@ static enum qep_status show(const struct qep_shard_dir *dir, const struct inspec
     return qep_stdout_flush();
 }
 
+/* A rank that is through may still hear that another was asked to stop: the handlers stay until all
+ * are through. */
+static enum qep_status verify_together(const struct qep_job *job, const struct qep_shard_dir *dir,
+                                       const struct inspect_args *args) {
+    qep_stop_install();
+    enum qep_status st = qep_comm_agree(job->comm, verify(job, dir, args));
+    qep_stop_restore();
+    return st;
+}
+
 enum qep_status qep_cmd_inspect(struct qep_job *job, int argc, char **argv) {
     struct inspect_args args = {.attention = "layers"};
     struct qep_shard_dir *dir = NULL;
@@ -219,7 +227,7 @@ enum qep_status qep_cmd_inspect(struct qep_job *job, int argc, char **argv) {
         st = qep_comm_agree(job->comm, job->comm->rank == 0 ? show(dir, &args) : QEP_OK);
     qep_watchdog_stamp(job->comm->dog, "verifying", -1, -1);
     if (st == QEP_OK && args.verify)
-        st = qep_comm_agree(job->comm, verify(job, dir, &args));
+        st = verify_together(job, dir, &args);
     qep_shard_dir_close(dir);
     return st;
 }

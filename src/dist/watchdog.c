@@ -53,17 +53,22 @@ static void describe_self(struct qep_watchdog *dog) {
     me->age_s = dog->still_s;
 }
 
-static void count_time(struct qep_watchdog *dog, double step_s) {
+static bool has_moved(struct qep_watchdog *dog) {
     uint64_t count = atomic_load(&dog->count) + qep_progress_count();
-    bool moves = count != dog->seen || atomic_load(&dog->resting) || qep_is_outside();
+    bool moved = count != dog->seen || atomic_load(&dog->resting) || qep_is_outside();
     dog->seen = count;
-    dog->still_s = moves ? 0.0 : dog->still_s + step_s;
-    if (moves)
-        dog->ask_at_s = 0.0; /* the limit's */
-    if (moves)
-        dog->handed_s = -1.0;
-    else if (dog->handed_s >= 0.0)
+    return moved;
+}
+
+static void count_time(struct qep_watchdog *dog, double step_s) {
+    dog->still_s += step_s;
+    if (dog->handed_s >= 0.0)
         dog->handed_s += step_s;
+    if (has_moved(dog)) {
+        dog->still_s = 0.0;
+        dog->ask_at_s = 0.0; /* as soon as it is late */
+        dog->handed_s = -1.0;
+    }
     for (int p = 0; p < dog->comm->num_ranks; p++)
         if (dog->peers[p].asked)
             dog->peers[p].silent_s += step_s;

@@ -50,8 +50,10 @@ static enum qep_status fill_blocks(struct qep_random_tensors *t) {
     QEP_TRY(qep_alloc(n, sizeof(float), "random block", &mem));
     float *normal = mem;
     qep_random_normals(t->source, t->seed, (int64_t)n, normal);
+    qep_progress(n);
     qep_quantize_int8(normal, BLOCK_GROUPS, t->group_size, t->group_size, (int8_t *)t->int8.codes,
                       t->int8.scales);
+    qep_progress(n);
     qep_quantize_int4(normal, BLOCK_GROUPS, t->group_size, t->group_size, t->int4.codes,
                       t->int4.scales);
     free(normal);
@@ -100,6 +102,7 @@ enum qep_status qep_random_tensors_types(const struct qep_random_tensors *t,
         bool bf16 = t->rows.type(t->rows.impl, i) == QEP_ROWS_BF16;
         QEP_TRY(qep_recipe_apply(recipe, spec->name, spec->kind == QEP_TENSOR_MATRIX, bf16,
                                  &(*types)[i]));
+        qep_progress(1);
     }
     return QEP_OK;
 }

@@ -135,6 +135,34 @@ asked_twice() { # signal
     [ $((SECONDS - begin)) -le 15 ] || fail "took $((SECONDS - begin)) s"
 }
 
+load() { # np, options: a job that is loading for seconds when this returns
+    sed -e 's/"num_hidden_layers": 4/"num_hidden_layers": 30/' -e 's/"num_experts": 8/"num_experts": 512/' \
+        -e 's/"hidden_size": 64/"hidden_size": 512/' -e 's/"moe_intermediate_size": 32/"moe_intermediate_size": 64/' \
+        "$OLDPWD/configs/tiny-random.json" >config.json
+    start "$1" bench --config config.json --weights random -p 0 -n 1000 "${@:2}"
+    local pid used=()
+    pid=$(rank 2)
+    for _ in {1..400}; do
+        [ -e "/proc/$pid/stat" ] || break
+        mapfile -t -d ' ' used <"/proc/$pid/stat" # 14th and 15th: ticks of the CPU; start-up takes few
+        [ $((${used[13]:-0} + ${used[14]:-0})) -ge 40 ] && return
+        sleep 0.05
+    done
+    fail "no rank is loading"
+}
+
+stopped_in_loading() {
+    load 3 --timeout 3
+    kill -STOP "$(rank 2)"
+    ends 40 75 "rank [01]: no progress( of rank [01])? for 3 s in (start: [a-zA-Z ]+|loading): rank 2 $gone\$"
+}
+
+asked_in_loading() {
+    load 3 --timeout 60
+    kill -TERM "$(rank 2)"
+    ends 20 75 '(rank [0-2]: )?interrupted while loading'
+}
+
 asked_while_making_files() {
     sed 's/"vocab_size": 512/"vocab_size": 2000000/' "$OLDPWD/configs/tiny-random.json" >config.json
     start 2 synth --config config.json --out made --recipe q4-all --jobs 1
@@ -192,6 +220,8 @@ launch start-int asked_in_start INT
 wait
 launch twice-term asked_twice TERM
 launch twice-int asked_twice INT
+launch loading stopped_in_loading
+launch loading-term asked_in_loading
 launch files asked_while_making_files
 launch convert a_command_that_does_not_drain
 wait
