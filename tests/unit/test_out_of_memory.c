@@ -89,7 +89,7 @@ static enum qep_status run_apart(const struct scenario *s, long n, bool and_afte
         dup2(null, STDERR_FILENO);
         memory_fail_at(n, and_after); /* not above: Check takes memory as well */
         enum qep_status st = run_command(s);
-        _exit(st);
+        _exit((int)st);
     }
     ck_assert_int_eq(waitpid(child, &how, 0), child);
     if (!WIFEXITED(how))
@@ -178,7 +178,7 @@ static bool try_request(const struct scenario *s, long n, bool and_after, const 
 static long step_after(const struct scenario *s, long n) {
     if (s->apart)
         return every ? 7 : n < 20 ? 1 : 1 + n / 5;
-    return every || n < 200 ? 1 : 1 + n / 40;
+    return every || n < 100 ? 1 : 1 + n / 20;
 }
 
 static void walk(const struct scenario *s) {
