@@ -3,6 +3,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <dirent.h>
 #include <errno.h>
+#include <execinfo.h>
 #include <pcre2.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -16,13 +17,44 @@
 #include <zstd_errors.h>
 
 static atomic_long requests, fail_at, blocks;
-static atomic_bool fail_after, failed;
+static atomic_bool fail_after, failed, recording;
 
 void memory_fail_at(long n, bool and_after) {
     requests = 0;
     failed = false;
     fail_after = and_after;
     fail_at = n;
+    recording = false;
+}
+
+/* Calls that lead to a request, hashed; the innermost two are ours. */
+enum { MAX_PLACES = 1 << 16, DEPTH = 10, OWN = 2, TIMES = 2 };
+static size_t places[MAX_PLACES];
+
+static void note_place(long n) {
+    void *calls[DEPTH];
+    size_t h = 0;
+    if (!recording || n > MAX_PLACES)
+        return;
+    for (int i = OWN, count = backtrace(calls, DEPTH); i < count; i++)
+        h = (h ^ (size_t)calls[i]) * 0x9e3779b97f4a7c15u;
+    places[n - 1] = h;
+}
+
+void memory_record(void) {
+    void *calls[DEPTH];
+    backtrace(calls, DEPTH); /* its first time takes memory */
+    memory_fail_at(0, false);
+    recording = true;
+}
+
+bool memory_is_new_place(long n) {
+    int before = 0;
+    if (n > MAX_PLACES)
+        return true;
+    for (long i = 0; i < n - 1 && before < TIMES; i++)
+        before += places[i] == places[n - 1];
+    return before < TIMES;
 }
 
 long memory_requests(void) {
@@ -39,6 +71,7 @@ long memory_blocks(void) {
 
 static bool is_short(void) {
     long n = atomic_fetch_add(&requests, 1) + 1, at = fail_at;
+    note_place(n);
     bool yes = at > 0 && (n == at || (fail_after && n > at));
     if (yes) {
         failed = true;

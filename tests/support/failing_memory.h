@@ -9,6 +9,12 @@
 /* From now on the n-th request fails (0: none), or that and all later ones. Counts from 1. */
 void memory_fail_at(long n, bool and_after);
 
+/* As memory_fail_at(0, false), but it is noted from where each request comes. */
+void memory_record(void);
+
+/* Is the n-th request of the recorded run the first or the second from its place in the program? */
+bool memory_is_new_place(long n);
+
 long memory_requests(void); /* since memory_fail_at */
 bool memory_has_failed(void);
 

@@ -241,7 +241,7 @@ START_TEST(stops_when_asked) {
     pid_t child = fork();
     if (child == 0) {
         qep_temporaries_remove();
-        _exit(split_units(endless[0], "a", 900, &spent));
+        _exit((int)split_units(endless[0], "a", 900, &spent));
     }
     ck_assert_int_eq(waitpid(child, &how, 0), child);
     ck_assert(WIFEXITED(how));
