@@ -220,8 +220,7 @@ static enum qep_status append_format(struct qep_bytes *out, const char *text, in
 static enum qep_status append_text(const struct coordinator *c, struct qep_bytes *out) {
     QEP_TRY(qep_bytes_append_str(out, ", \"text\": "));
     return c->text.tok == NULL ? qep_bytes_append_str(out, "null")
-                               : qep_json_append_string(
-                                     out, c->reply.data != NULL ? c->reply.data : "", c->reply.len);
+                               : qep_json_append_string(out, c->reply.data, c->reply.len);
 }
 
 static enum qep_status print_json(const struct coordinator *c,

@@ -98,6 +98,8 @@ static enum qep_status append_number(struct qep_bytes *out, const struct qep_val
 enum qep_status qep_json_append_string(struct qep_bytes *out, const char *text, size_t len) {
     static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
     size_t done = 0;
+    if (len == 0) /* text may be NULL: nothing was appended to what it is of */
+        return qep_bytes_append_str(out, "\"\"");
     QEP_TRY(qep_bytes_append(out, "\"", 1));
     for (size_t i = 0; i < len; i++) {
         unsigned char c = (unsigned char)text[i];

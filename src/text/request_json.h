@@ -57,7 +57,8 @@ const struct qep_value *qep_value_get_given(const struct qep_value *obj, const c
 
 bool qep_value_is_string(const struct qep_value *value, const char *text); /* NULL: false */
 
-/* Appends a JSON string as Python's json.dumps(ensure_ascii=False) writes it. Valid UTF-8 in. */
+/* Appends a JSON string as Python's json.dumps(ensure_ascii=False) writes it. Valid UTF-8 in;
+ * NULL will do for nothing. */
 enum qep_status qep_json_append_string(struct qep_bytes *out, const char *text, size_t len);
 
 /* Appends a list of ids: [1, 2, 3]. */

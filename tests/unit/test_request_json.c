@@ -214,6 +214,14 @@ START_TEST(many_duplicate_keys) {
 }
 END_TEST
 
+START_TEST(nothing_is_an_empty_string) {
+    struct qep_bytes out = {0}, nothing = {0};
+    ck_assert_int_eq(qep_json_append_string(&out, nothing.data, nothing.len), QEP_OK);
+    ck_assert(out.len == 2 && memcmp(out.data, "\"\"", 2) == 0);
+    qep_bytes_free(&out);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("request_json");
     TCase *tc = tcase_create("request_json");
@@ -224,6 +232,7 @@ int main(void) {
     tcase_add_loop_test(tc, depth_is_limited, 0, 2);
     tcase_add_test(tc, number_of_values_is_limited);
     tcase_add_test(tc, many_duplicate_keys);
+    tcase_add_test(tc, nothing_is_an_empty_string); /* what sanitizers see */
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);

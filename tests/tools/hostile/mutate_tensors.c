@@ -138,7 +138,10 @@ struct bytes mutate_header(struct rng *r, struct bytes file, struct note *note) 
 
 struct bytes respell_header(struct rng *r, struct bytes file, struct note *note) {
     struct parts f = split(file);
-    return join(respell_json(r, f.header.text, note), f.data);
+    struct bytes text = respell_json(r, f.header.text, note);
+    for (; text.p[0] != '{'; text.n--) /* a header begins with it */
+        text.p++;
+    return join(text, f.data);
 }
 
 /* --- values */
