@@ -32,6 +32,10 @@ if(TARGET qwen-ep)
   qep_script_test(fault stops fault/stops.sh)
   qep_script_test(fault outputs fault/outputs.sh $<$<TARGET_EXISTS:bench_cuda_emu>:$<TARGET_FILE:bench_cuda_emu>>)
 endif()
+# Many launches of what unit tests (options_same, watchdog, comm) run under sanitizers piece by piece.
+if(TARGET qwen-ep AND QEP_SANITIZE)
+  set_tests_properties(fault.agree fault.stops PROPERTIES LABELS "fault;long")
+endif()
 if(TARGET qwen-ep-emu)
   add_test(NAME fault.gpu COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/fault/gpu.sh $<TARGET_FILE:qwen-ep-emu> $<TARGET_FILE:qwen-ep>
            WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
