@@ -1,7 +1,7 @@
 #!/bin/bash
 # Seeded damage to all that the program reads: shard directories (their hashes made right again), checkpoints, requests,
 # option files, recipes. A case is one input and what the program makes of it: the right answer, or one line and the right
-# exit code, within 10 s and 2 GB, and nothing left behind. What failed is said with seed and number; --case N runs that
+# exit code, within 10 s of work and 2 GB, and nothing left behind. What failed is said with seed and number; --case N runs that
 # one alone, leaves its input in a directory and prints the command.
 # usage: hostile.sh path/to/qwen-ep path/to/hostile_tool [--seed S] [--cases N] [--case N] [--jobs J] [--area NAME]
 set -u

@@ -28,12 +28,12 @@ void memory_fail_at(long n, bool and_after) {
 }
 
 /* Calls that lead to a request, hashed; the innermost two are ours. */
-enum { MAX_PLACES = 1 << 16, DEPTH = 10, OWN = 2, TIMES = 2 };
+enum { MAX_PLACES = 1 << 16, DEPTH = 10, OWN = 2 };
 static size_t places[MAX_PLACES];
 
-static void note_place(long n) {
+static void note_place(long n, size_t bytes) {
     void *calls[DEPTH];
-    size_t h = 0;
+    size_t h = (size_t)__builtin_clzll(bytes | 1); /* a buffer that grows fails otherwise */
     if (!recording || n > MAX_PLACES)
         return;
     for (int i = OWN, count = backtrace(calls, DEPTH); i < count; i++)
@@ -49,12 +49,10 @@ void memory_record(void) {
 }
 
 bool memory_is_new_place(long n) {
-    int before = 0;
-    if (n > MAX_PLACES)
-        return true;
-    for (long i = 0; i < n - 1 && before < TIMES; i++)
-        before += places[i] == places[n - 1];
-    return before < TIMES;
+    for (long i = 0; n <= MAX_PLACES && i < n - 1; i++)
+        if (places[i] == places[n - 1])
+            return false;
+    return true;
 }
 
 long memory_requests(void) {
@@ -69,9 +67,9 @@ long memory_blocks(void) {
     return blocks;
 }
 
-static bool is_short(void) {
+static bool is_short(size_t bytes) {
     long n = atomic_fetch_add(&requests, 1) + 1, at = fail_at;
-    note_place(n);
+    note_place(n, bytes);
     bool yes = at > 0 && (n == at || (fail_after && n > at));
     if (yes) {
         failed = true;
@@ -91,19 +89,19 @@ static void *counted(void *block) {
     type __wrap_##name params
 
 REAL(void *, malloc, (size_t bytes)) {
-    return is_short() ? NULL : counted(__real_malloc(bytes));
+    return is_short(bytes) ? NULL : counted(__real_malloc(bytes));
 }
 
 REAL(void *, calloc, (size_t count, size_t size)) {
-    return is_short() ? NULL : counted(__real_calloc(count, size));
+    return is_short(count * size) ? NULL : counted(__real_calloc(count, size));
 }
 
 REAL(void *, aligned_alloc, (size_t alignment, size_t bytes)) {
-    return is_short() ? NULL : counted(__real_aligned_alloc(alignment, bytes));
+    return is_short(bytes) ? NULL : counted(__real_aligned_alloc(alignment, bytes));
 }
 
 REAL(void *, realloc, (void *block, size_t bytes)) {
-    if (is_short())
+    if (is_short(bytes))
         return NULL;
     return block == NULL ? counted(__real_realloc(NULL, bytes)) : __real_realloc(block, bytes);
 }
@@ -115,14 +113,14 @@ REAL(void, free, (void *block)) {
 }
 
 REAL(char *, strdup, (const char *text)) {
-    return is_short() ? NULL : counted(__real_strdup(text));
+    return is_short(0) ? NULL : counted(__real_strdup(text));
 }
 
 int __wrap_asprintf(char **out, const char *format, ...);
 int __wrap_asprintf(char **out, const char *format, ...) {
     va_list ap;
     *out = NULL;
-    if (is_short())
+    if (is_short(0))
         return -1;
     va_start(ap, format);
     int len = vasprintf(out, format, ap);
@@ -132,20 +130,20 @@ int __wrap_asprintf(char **out, const char *format, ...) {
 }
 
 REAL(FILE *, fopen, (const char *path, const char *mode)) {
-    return is_short() ? NULL : __real_fopen(path, mode);
+    return is_short(0) ? NULL : __real_fopen(path, mode);
 }
 
 REAL(DIR *, opendir, (const char *path)) {
-    return is_short() ? NULL : __real_opendir(path);
+    return is_short(0) ? NULL : __real_opendir(path);
 }
 
 REAL(DIR *, fdopendir, (int fd)) {
-    return is_short() ? NULL : __real_fdopendir(fd);
+    return is_short(0) ? NULL : __real_fdopendir(fd);
 }
 
 REAL(int, pthread_create,
      (pthread_t * thread, const pthread_attr_t *attr, void *(*main)(void *), void *arg)) {
-    return is_short() ? EAGAIN : __real_pthread_create(thread, attr, main, arg);
+    return is_short(0) ? EAGAIN : __real_pthread_create(thread, attr, main, arg);
 }
 
 REAL(int, fsync, (int fd)) {
@@ -154,34 +152,34 @@ REAL(int, fsync, (int fd)) {
 }
 
 REAL(ZSTD_CCtx *, ZSTD_createCCtx, (void)) {
-    return is_short() ? NULL : __real_ZSTD_createCCtx();
+    return is_short(0) ? NULL : __real_ZSTD_createCCtx();
 }
 
 REAL(ZSTD_DCtx *, ZSTD_createDCtx, (void)) {
-    return is_short() ? NULL : __real_ZSTD_createDCtx();
+    return is_short(0) ? NULL : __real_ZSTD_createDCtx();
 }
 
 REAL(size_t, ZSTD_compress2,
      (ZSTD_CCtx * context, void *out, size_t out_bytes, const void *in, size_t bytes)) {
-    return is_short() ? (size_t)-ZSTD_error_memory_allocation
-                      : __real_ZSTD_compress2(context, out, out_bytes, in, bytes);
+    return is_short(0) ? (size_t)-ZSTD_error_memory_allocation
+                       : __real_ZSTD_compress2(context, out, out_bytes, in, bytes);
 }
 
 REAL(size_t, ZSTD_decompressDCtx,
      (ZSTD_DCtx * context, void *out, size_t out_bytes, const void *in, size_t bytes)) {
-    return is_short() ? (size_t)-ZSTD_error_memory_allocation
-                      : __real_ZSTD_decompressDCtx(context, out, out_bytes, in, bytes);
+    return is_short(0) ? (size_t)-ZSTD_error_memory_allocation
+                       : __real_ZSTD_decompressDCtx(context, out, out_bytes, in, bytes);
 }
 
 REAL(XXH3_state_t *, XXH3_createState, (void)) {
-    return is_short() ? NULL : __real_XXH3_createState();
+    return is_short(0) ? NULL : __real_XXH3_createState();
 }
 
 REAL(utf8proc_ssize_t, utf8proc_map,
      (const utf8proc_uint8_t *text, utf8proc_ssize_t len, utf8proc_uint8_t **out,
       utf8proc_option_t options)) {
     *out = NULL;
-    if (is_short())
+    if (is_short(0))
         return UTF8PROC_ERROR_NOMEM;
     utf8proc_ssize_t n = __real_utf8proc_map(text, len, out, options);
     counted(*out);
@@ -191,32 +189,32 @@ REAL(utf8proc_ssize_t, utf8proc_map,
 REAL(pcre2_code *, pcre2_compile_8,
      (PCRE2_SPTR pattern, PCRE2_SIZE len, uint32_t options, int *error, PCRE2_SIZE *at,
       pcre2_compile_context *context)) {
-    if (!is_short())
+    if (!is_short(0))
         return __real_pcre2_compile_8(pattern, len, options, error, at, context);
     *error = PCRE2_ERROR_HEAP_FAILED;
     return NULL;
 }
 
 REAL(int, pcre2_jit_compile_8, (pcre2_code * code, uint32_t options)) {
-    return is_short() ? PCRE2_ERROR_NOMEMORY : __real_pcre2_jit_compile_8(code, options);
+    return is_short(0) ? PCRE2_ERROR_NOMEMORY : __real_pcre2_jit_compile_8(code, options);
 }
 
 REAL(pcre2_match_data *, pcre2_match_data_create_8, (uint32_t pairs, pcre2_general_context *c)) {
-    return is_short() ? NULL : __real_pcre2_match_data_create_8(pairs, c);
+    return is_short(0) ? NULL : __real_pcre2_match_data_create_8(pairs, c);
 }
 
 REAL(pcre2_match_context *, pcre2_match_context_create_8, (pcre2_general_context * c)) {
-    return is_short() ? NULL : __real_pcre2_match_context_create_8(c);
+    return is_short(0) ? NULL : __real_pcre2_match_context_create_8(c);
 }
 
 REAL(pcre2_jit_stack *, pcre2_jit_stack_create_8,
      (PCRE2_SIZE start, PCRE2_SIZE most, pcre2_general_context *c)) {
-    return is_short() ? NULL : __real_pcre2_jit_stack_create_8(start, most, c);
+    return is_short(0) ? NULL : __real_pcre2_jit_stack_create_8(start, most, c);
 }
 
 REAL(int, pcre2_match_8,
      (const pcre2_code *code, PCRE2_SPTR text, PCRE2_SIZE len, PCRE2_SIZE from, uint32_t options,
       pcre2_match_data *data, pcre2_match_context *context)) {
-    return is_short() ? PCRE2_ERROR_NOMEMORY
-                      : __real_pcre2_match_8(code, text, len, from, options, data, context);
+    return is_short(0) ? PCRE2_ERROR_NOMEMORY
+                       : __real_pcre2_match_8(code, text, len, from, options, data, context);
 }

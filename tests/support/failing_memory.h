@@ -12,7 +12,8 @@ void memory_fail_at(long n, bool and_after);
 /* As memory_fail_at(0, false), but it is noted from where each request comes. */
 void memory_record(void);
 
-/* Is the n-th request of the recorded run the first or the second from its place in the program? */
+/* Is the n-th request of the recorded run the first of its size, to a power of two, from its place
+ * in the program? */
 bool memory_is_new_place(long n);
 
 long memory_requests(void); /* since memory_fail_at */

@@ -9,6 +9,7 @@
 #include "tests/support/failing_memory.h"
 #include "tests/support/run_model.h"
 
+#include <cjson/cJSON.h>
 #include <check.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -27,8 +28,8 @@ typedef enum qep_status command_fn(struct qep_job *job, int argc, char **argv);
 struct scenario {
     const char *name;
     command_fn *run;
-    const char
-        *args[MAX_ARGS]; /* DIR: a directory to make; MODEL: a shard directory; CHAT, LOGITS */
+    const char *args[MAX_ARGS]; /* DIR: a directory to make; MODEL: a shard directory; CHAT, LOGITS,
+                                   CONFIG */
     void (*prepare)(void);
     void (*look)(enum qep_status st, long n);
     bool threads; /* the order of requests differs from run to run */
@@ -36,7 +37,7 @@ struct scenario {
     bool apart;   /* in a process of its own, which a rank that fails alone ends */
 };
 
-static char *scratch, *model, out_dir[128], chat_file[128], logits_file[128];
+static char *scratch, *model, out_dir[128], chat_file[128], logits_file[128], config_file[128];
 static int out_fd;
 static bool every; /* all n, not a part of them */
 
@@ -54,8 +55,8 @@ __attribute__((format(printf, 1, 2))) static void complain(const char *fmt, ...)
 }
 
 static const char *argument(const char *arg) {
-    static const char *const names[] = {"DIR", "MODEL", "CHAT", "LOGITS"};
-    const char *values[] = {out_dir, model, chat_file, logits_file};
+    static const char *const names[] = {"DIR", "MODEL", "CHAT", "LOGITS", "CONFIG"};
+    const char *values[] = {out_dir, model, chat_file, logits_file, config_file};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(arg, names[i]) == 0)
             return values[i];
@@ -175,11 +176,11 @@ static bool try_request(const struct scenario *s, long n, bool and_after, const 
     return has_failed;
 }
 
-/* All; or the first two from each place and some of the others. */
+/* All; or the first from each place, for each size, and some of the others. */
 static long next_after(const struct scenario *s, long n) {
     if (s->apart)
         return n + (every ? 7 : n < 20 ? 1 : 1 + n / 5);
-    long step = every ? 1 : 1 + n / 8, next = n + 1;
+    long step = every ? 1 : 1 + n / 5, next = n + 1;
     while (next < n + step && (s->threads || !memory_is_new_place(next)))
         next++;
     return next;
@@ -225,10 +226,10 @@ static const struct scenario scenarios[] = {
      .args = {"convert", "--from", HF, "--to", "DIR", "--recipe", "bf16", "--jobs", "3"},
      .prepare = remove_out_dir,
      .threads = true},
+    /* Buffers grow on the way, from tensor to tensor. */
     {.name = "synth",
      .run = qep_cmd_synth,
-     .args = {"synth", "--config", "configs/tiny-random.json", "--out", "DIR", "--recipe", "q4-all",
-              "--jobs", "1"},
+     .args = {"synth", "--config", "CONFIG", "--out", "DIR", "--recipe", "q4-all", "--jobs", "1"},
      .prepare = remove_out_dir},
     {.name = "run",
      .run = qep_cmd_run,
@@ -276,6 +277,24 @@ static const char talk[] =
     "\"arguments\": {\"a\": 1, \"b\": [2], \"a\": \"c\"}}]},"
     "{\"role\": \"tool\", \"content\": \"12\"}, {\"role\": \"user\", \"content\": \"So?\"}]}";
 
+/* A model whose shared expert is larger than what comes before it in its file. */
+static void write_config(void) {
+    char *text = NULL;
+    size_t len = 0;
+    ck_assert_int_eq(qep_file_read("configs/tiny-random.json", 1 << 20, &text, &len), QEP_OK);
+    cJSON *root = cJSON_Parse(text);
+    cJSON *inner = cJSON_GetObjectItem(root, "text_config");
+    cJSON_ReplaceItemInObject(inner != NULL ? inner : root, "shared_expert_intermediate_size",
+                              cJSON_CreateNumber(2048));
+    char *out = cJSON_PrintUnformatted(root);
+    ck_assert_ptr_nonnull(out);
+    snprintf(config_file, sizeof config_file, "%s/config.json", scratch);
+    ck_assert_int_eq(qep_file_write_atomic(config_file, out, strlen(out)), QEP_OK);
+    cJSON_free(out);
+    cJSON_Delete(root);
+    free(text);
+}
+
 static void set_up(void) {
     scratch = temp_dir();
     model = model_convert(HF, scratch, "q4", 3);
@@ -283,6 +302,7 @@ static void set_up(void) {
     snprintf(chat_file, sizeof chat_file, "%s/chat.json", scratch);
     snprintf(logits_file, sizeof logits_file, "%s/logits", scratch);
     ck_assert_int_eq(qep_file_write_atomic(chat_file, talk, sizeof talk - 1), QEP_OK);
+    write_config();
     qep_log_set_level(QEP_LOG_QUIET);
     out_fd = memfd_create("output", MFD_CLOEXEC);
     ck_assert_int_ge(out_fd, 0);

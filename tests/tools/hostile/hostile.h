@@ -97,7 +97,7 @@ struct bytes manifest_base(struct bytes text);       /* what that hash runs over
 
 /* --- process.c */
 struct limits {
-    double seconds;
+    double seconds, wall_seconds;    /* of a processor; of a machine that may have other work */
     size_t rss_bytes, address_bytes; /* address_bytes 0: not limited (sanitizers) */
 };
 struct outcome {

@@ -129,6 +129,7 @@ static void run_case(const struct options *o, uint64_t n, struct counts *counts)
     if (o->area != NULL && strcmp(o->area, c.area->name) != 0)
         return;
     const struct judge how = {.limits = {.seconds = 10,
+                                         .wall_seconds = 60,
                                          .rss_bytes = (size_t)2 << 30,
                                          .address_bytes = o->sanitized ? 0 : (size_t)3 << 30},
                               .cross_check_one_in =

@@ -39,8 +39,10 @@ static void child(const char *dir, char *const *argv, const char *input,
     setenv("TMPDIR", "../tmp", 1);
     setenv("HOME", "../tmp", 1);
     const struct rlimit core = at_most(0), file = at_most((size_t)256 << 20);
+    const struct rlimit seconds = at_most((size_t)limits->seconds); /* SIGKILL */
     const struct rlimit address = at_most(limits->address_bytes);
     setrlimit(RLIMIT_CORE, &core);
+    setrlimit(RLIMIT_CPU, &seconds);
     setrlimit(RLIMIT_FSIZE, &file);
     if (limits->address_bytes > 0)
         setrlimit(RLIMIT_AS, &address);
@@ -93,11 +95,14 @@ struct outcome run_process(const char *dir, char *const *argv, const char *input
         child(dir, argv, input, limits);
     if (pid < 0)
         die("fork: %s", strerror(errno));
-    o.timed_out = !wait_until(pid, start + limits->seconds, &status, &usage);
+    o.timed_out = !wait_until(pid, start + limits->wall_seconds, &status, &usage);
     if (o.timed_out) {
         kill(pid, SIGKILL);
         wait4(pid, &status, 0, &usage);
     }
+    double used = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+                  1e-6 * (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+    o.timed_out = o.timed_out || used >= limits->seconds;
     o.left_process = reap_others(pid);
     o.code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
     o.rss_bytes = (size_t)usage.ru_maxrss << 10;

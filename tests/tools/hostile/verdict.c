@@ -82,7 +82,8 @@ static const char *judge_lines(const struct outcome *o) {
 static const char *judge_outcome(const struct command *c, const struct outcome *o,
                                  const struct limits *limits) {
     if (o->timed_out)
-        return format("still running after %.0f s", limits->seconds);
+        return format("not done after %.0f s of work, %.0f s in all", limits->seconds,
+                      limits->wall_seconds);
     if (o->code < 0)
         return format("signal %d", -o->code);
     if (o->left_process)
@@ -139,7 +140,7 @@ static struct bytes right_answer(struct hcase *c, const struct judge *how) {
     if (file_exists(path))
         return file_read(path);
     struct outcome o = run_command(c, command, &how->limits);
-    if (o.code != 0)
+    if (o.code != 0 || o.timed_out)
         die("undamaged input is refused: %s: exit %d, %.160s", key, o.code, (char *)o.err.p);
     struct bytes answer = answer_of(c, command, &o);
     if (command->output != NULL && strcmp(command->output, "out") == 0)
