@@ -42,7 +42,7 @@ static float *noise(size_t count) {
 }
 
 static void report(const char *name, int32_t rows, double start, int repeats) {
-    printf("%-14s %4d rows %9.3f ms\n", name, (int)rows, (qep_now_s() - start) * 1e3 / repeats);
+    printf("%-14s %4d rows %9.4f ms\n", name, (int)rows, (qep_now_s() - start) * 1e3 / repeats);
 }
 
 static void bench_attention(struct qep_backend *be, int32_t rows, int32_t position) {
@@ -75,6 +75,65 @@ static void bench_attention(struct qep_backend *be, int32_t rows, int32_t positi
     free(out);
     free(memory);
     free(blocks);
+}
+
+/* The keys and values of 512 positions as INT8. */
+static void bench_kv_int8(struct qep_backend *be) {
+    enum { REPEATS = 100 };
+    struct qep_attention_dims d = attention_dims;
+    d.kv_type = QEP_KV_INT8;
+    size_t head = (size_t)d.head_dim, width = (size_t)d.num_kv_heads * head;
+    size_t bytes = qep_kv_block_bytes(d.kv_type, d.num_kv_heads, d.head_dim);
+    float *kv = noise(PREFILL * width), *norm = noise(head);
+    char *memory = must_alloc(PREFILL / QEP_KV_BLOCK * bytes);
+    void **blocks = must_alloc((size_t)d.max_blocks * sizeof *blocks);
+    struct qep_span span = {0, PREFILL, 0, 0, 0};
+    struct qep_batch batch = qep_batch_of(PREFILL, 1, &span, NULL);
+    for (size_t i = 0; i < PREFILL / QEP_KV_BLOCK; i++)
+        blocks[i] = memory + i * bytes;
+    double start = 0.0;
+    for (int i = -REPEATS / 4; i < REPEATS; i++) {
+        if (i == 0)
+            start = qep_now_s();
+        be->ops->attention_kv(be, &d, &batch, kv, kv, norm, blocks);
+    }
+    report("kv int8", PREFILL, start, REPEATS);
+    free(kv);
+    free(norm);
+    free(memory);
+    free(blocks);
+}
+
+/* The norm of hidden rows with INT8 activation rows, their conversion alone, and the router. */
+static void bench_rows(struct qep_backend *be, int32_t rows) {
+    enum { ROUTED = 256 };
+    size_t n = (size_t)rows, stride = qep_act_row_bytes(QEP_ACT_INT8, HIDDEN);
+    int repeats = rows == 1 ? 20000 : 200;
+    float *x = noise(n * HIDDEN), *w = noise(HIDDEN), *normed = must_alloc(n * HIDDEN * sizeof *x);
+    float *weights = must_alloc(n * TOP_K * sizeof *weights);
+    int32_t *idx = must_alloc(n * TOP_K * sizeof *idx);
+    struct qep_rows_out out = {normed, must_alloc(n * stride), stride, QEP_ACT_INT8};
+    static const char *const names[] = {"norm to int8", "f32 to int8", "router"};
+    for (int op = 0; op < 3; op++) {
+        double start = 0.0;
+        for (int i = -repeats / 4; i < repeats; i++) {
+            if (i == 0)
+                start = qep_now_s();
+            if (op == 0)
+                be->ops->rms_norm(be, out, x, w, rows, HIDDEN, 1e-6f);
+            else if (op == 1)
+                be->ops->act_convert(be, out.act, stride, QEP_ACT_INT8, x, rows, HIDDEN);
+            else
+                be->ops->router_topk(be, idx, weights, x, rows, ROUTED, TOP_K, NULL);
+        }
+        report(names[op], rows, start, repeats);
+    }
+    free(x);
+    free(w);
+    free(normed);
+    free(weights);
+    free(idx);
+    free(out.act);
 }
 
 static void bench_delta(struct qep_backend *be, int32_t rows) {
@@ -197,6 +256,9 @@ int main(int argc, char **argv) {
         return EXIT_FAILURE;
     }
     printf("%s, %d threads, context %d\n", be->isa, threads, context);
+    bench_rows(be, 1);
+    bench_rows(be, PREFILL);
+    bench_kv_int8(be);
     bench_attention(be, 1, context);
     bench_attention(be, PREFILL, context / 64 * 64);
     bench_delta(be, 1);

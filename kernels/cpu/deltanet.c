@@ -46,6 +46,13 @@ static const float *conv_input(const struct conv_unit *unit, int32_t t) {
     return t < 0 ? conv_past(unit, t) : unit->rows + (size_t)t * unit->stride;
 }
 
+/* By itself: inlined below, gcc 12 does not vectorise it. */
+__attribute__((noinline)) static void silu_lanes(float *restrict out, const float *restrict x,
+                                                 size_t n) {
+    for (size_t i = 0; i < n; i++)
+        out[i] = qep_siluf(x[i]);
+}
+
 static void conv_lanes(const struct conv_job *job, const struct qep_span *span, size_t channel,
                        size_t lanes) {
     struct conv_unit unit;
@@ -66,8 +73,7 @@ static void conv_lanes(const struct conv_job *job, const struct qep_span *span, 
             for (size_t l = 0; l < lanes; l++)
                 sum[l] += unit.taps[j][l] * x[l];
         }
-        for (size_t l = 0; l < lanes; l++)
-            out[l] = qep_siluf(sum[l]);
+        silu_lanes(out, sum, lanes);
     }
     for (int32_t i = span->num_rows > kernel ? span->num_rows - kernel : 0; i < span->num_rows; i++)
         memcpy(conv_past(&unit, i), conv_input(&unit, i), lanes * sizeof(float));

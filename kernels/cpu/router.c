@@ -16,11 +16,20 @@ struct router_job {
     size_t thread_floats;
 };
 
+/* The maximum, over integers in the order of the floats: that vectorises. Of numbers alone. */
+static float largest(const float *x, int32_t n) {
+    int32_t most = INT32_MIN;
+    for (int32_t i = 0; i < n; i++) {
+        int32_t bits = (int32_t)qep_float_bits(x[i]);
+        int32_t key = bits ^ (int32_t)((uint32_t)(bits >> 31) >> 1); /* negative ones count down */
+        most = key > most ? key : most;
+    }
+    return qep_float_from_bits((uint32_t)most ^ (uint32_t)(most >> 31) >> 1);
+}
+
 /* exp(x - max): the softmax before its division, which cancels in the weights of the chosen. */
 static void softmax_numerators(float *out, const float *x, int32_t n) {
-    float max = x[0];
-    for (int32_t i = 1; i < n; i++)
-        max = x[i] > max ? x[i] : max;
+    float max = largest(x, n);
     for (int32_t i = 0; i < n; i++)
         out[i] = qep_expf(x[i] - max);
 }

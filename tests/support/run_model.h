@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 struct model_run {
-    const char *dir, *backend, *activations, *attention;
+    const char *dir, *backend, *activations, *attention, *kv_type;
     int ranks, threads, prefill_chunk;
     const int32_t *prompt;
     int32_t num_prompt, max_new;
@@ -26,9 +26,11 @@ struct model_output {
     int32_t num_tokens;
 };
 
-/* Fields left 0 / NULL: reference, auto, layers, 1 rank, 1 thread, chunk 512, auto, on. Fails the
- * running test on an error. */
+/* Fields left 0 / NULL: reference, auto, layers, auto, 1 rank, 1 thread, chunk 512, auto, on. Fails
+ * the running test on an error. */
 void model_run(const struct model_run *run, struct model_output *out);
+/* The same on one rank, but gives the error back: where ranks are threads it ends the process. */
+enum qep_status model_try(const struct model_run *run, struct model_output *out);
 void model_output_free(struct model_output *out);
 
 /* Converts a Hugging Face directory into a fresh one below `parent`; returns its path (free).

@@ -3,6 +3,8 @@ add_library(qep_test_support STATIC support/golden.c support/golden_run.c suppor
 target_link_libraries(qep_test_support PUBLIC qep_cli qep::check qep::zstd)
 qep_unit_test(decode_plan qep_model)
 qep_unit_test(golden qep_test_support)
+qep_unit_test(nonfinite_model qep_test_support)
+target_link_options(test_nonfinite_model PRIVATE -Wl,--wrap=qep_shard_load)
 qep_unit_test(ranks qep_test_support)
 qep_unit_test(tiny_chat qep_test_support)
 qep_unit_test(quant_quality qep_test_support)
