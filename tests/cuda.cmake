@@ -89,7 +89,7 @@ if(QEP_HAVE_CUDA)
 endif()
 
 # Long over the emulator: not under the sanitizers, which run a part of them.
-foreach(name attention batch delta experts golden memory model sample)
+foreach(name attention batch delta experts golden memory model nonfinite sample)
   if(TARGET test_cuda_${name} AND QEP_HAVE_CUDA_EMU)
     set_tests_properties(unit.cuda_${name} PROPERTIES LABELS "unit;long" TIMEOUT 900)
   endif()

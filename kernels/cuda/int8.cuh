@@ -15,7 +15,8 @@ __device__ __forceinline__ uint32_t magnitude_bits(float v) {
 __device__ __forceinline__ float int8_scale(uint32_t magnitude) {
     for (int step = WARP / 2; step > 0; step /= 2)
         magnitude = max(magnitude, __shfl_xor_sync(0xffffffffu, magnitude, step));
-    return magnitude < 0x7f800000u ? __uint_as_float(magnitude) / 127.0f : quiet_nan();
+    return magnitude < static_cast<uint32_t>(QEP_INF_BITS) ? __uint_as_float(magnitude) / 127.0f
+                                                           : qep_nanf();
 }
 
 __device__ __forceinline__ int8_t int8_code(float x, float scale) {

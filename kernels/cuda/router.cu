@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(ROWS_PER_BLOCK *WARP)
     if (lane < top_k) {
         size_t at = static_cast<size_t>(row) * static_cast<size_t>(top_k) + lane;
         topk_idx[at] = padding ? -1 : mine_id;
-        topk_weights[at] = finite ? mine / sum : quiet_nan();
+        topk_weights[at] = finite ? mine / sum : qep_nanf();
     }
 }
 

@@ -3,6 +3,7 @@
 #define QEP_KERNELS_CUDA_WARP_H
 
 #include "kernels/cuda/cu.h"
+#include "kernels/mathfn.h"
 
 enum { WARP = 32 };
 
@@ -11,15 +12,10 @@ __device__ __forceinline__ bool is_finite(float v) {
     return fabsf(v) <= 3.4028235e38f;
 }
 
-/* The one that all backends store. */
-__device__ __forceinline__ float quiet_nan() {
-    return __uint_as_float(0x7fc00000u);
-}
-
-/* 1 / sqrt(v), the factor of a norm. NaN where v is infinite: 0 would make an ordinary row of zeros
- * out of one whose squares overflow. */
+/* 1 / qep_norm_rootf(v), NaN where v is infinite. It is chosen before the root: behind it, v would
+ * hold a register that the decode step of DeltaNet has not got. */
 __device__ __forceinline__ float inverse_root(float v) {
-    return 1.0f / sqrtf(is_finite(v) ? v : quiet_nan());
+    return 1.0f / sqrtf(is_finite(v) ? v : qep_nanf());
 }
 
 /* Every lane gets the result. */
