@@ -301,9 +301,9 @@ __global__ void sample_final(gptr<int32_t> tokens, gptr<const qep_row_candidates
     facts f = find_facts(ranges, scratch);
     sample_kind kind = kind_of(d, num_ids);
     int32_t token;
-    if (f.has_nan || f.drawable == 0)
+    if (f.has_nan || f.drawable == 0 || f.best.key == SAMPLE_KEY_INF)
         token = QEP_TOKEN_FLAGGED; /* the host finds the words for it */
-    else if (kind == SAMPLE_GREEDY || f.best.key == SAMPLE_KEY_INF)
+    else if (kind == SAMPLE_GREEDY)
         token = f.best.id;
     else if (kind == SAMPLE_UNFILTERED)
         token = draw_unfiltered(ranges, f, d, scratch);
