@@ -198,6 +198,7 @@ static void damage_frames(struct rng *r, struct qep *q, struct note *note) {
         break;
     case 3:
         say(note, "frames %zu and %zu swapped", i, j);
+        note->free = true; /* of equal size: other values */
         q->frames[i] = q->frames[j];
         q->frames[j] = f;
         break;

@@ -39,7 +39,7 @@ static void child(const char *dir, char *const *argv, const char *input,
     setenv("TMPDIR", "../tmp", 1);
     setenv("HOME", "../tmp", 1);
     const struct rlimit core = at_most(0), file = at_most((size_t)256 << 20);
-    const struct rlimit seconds = at_most((size_t)limits->seconds); /* SIGKILL */
+    const struct rlimit seconds = at_most((size_t)limits->seconds + 1); /* then SIGKILL */
     const struct rlimit address = at_most(limits->address_bytes);
     setrlimit(RLIMIT_CORE, &core);
     setrlimit(RLIMIT_CPU, &seconds);
