@@ -120,7 +120,9 @@ struct qep_row_candidates {
     int32_t close;   /* a second score lies within rounding of the best */
 };
 
-enum { QEP_TOKEN_FLAGGED = -2 }; /* the candidates do not decide the draw: full rows are needed */
+/* The candidates do not decide the draw, or a logit is NaN or the largest infinite: the full row is
+ * for the host. */
+enum { QEP_TOKEN_FLAGGED = -2 };
 
 /* What a model asks of the ops that keep workspaces; 0 and NULL for what it has not. */
 struct qep_device_load {

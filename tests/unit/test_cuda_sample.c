@@ -358,7 +358,7 @@ START_TEST(few_ids_decide) {
         for (int i = 0; i < b.num_rows; i++) {
             struct qep_sampling p = any_settings(&state);
             p.temperature = p.temperature > 10 ? 1 : p.temperature;
-            fill_row(&state, &b, i, (enum logits_kind)below(&state, WITH_NAN));
+            fill_row(&state, &b, i, (enum logits_kind)below(&state, WITH_INF));
             set_row(&state, &b, i, p);
         }
         compare(&b, &score);
