@@ -115,13 +115,12 @@ struct qep_row_candidates {
     double best_value;
     double best_score; /* (best_value - max) / temperature + noise */
     int32_t best_id;
-    int32_t has_nan; /* an id that can be drawn is NaN */
+    int32_t has_nan; /* a logit that could be drawn is NaN or infinite */
     int32_t tied;    /* ids with the last candidate's value are missing */
     int32_t close;   /* a second score lies within rounding of the best */
 };
 
-/* The candidates do not decide the draw, or a logit is NaN or the largest infinite: the full row is
- * for the host. */
+/* The candidates do not decide the draw, or a logit is not finite: the full row is for the host. */
 enum { QEP_TOKEN_FLAGGED = -2 };
 
 /* What a model asks of the ops that keep workspaces; 0 and NULL for what it has not. */

@@ -129,8 +129,10 @@ QEP_HD float qep_log1p_unit(float u) {
     return qep_logf(y) + (u - (y - 1.0f)) / y;
 }
 
+/* NaN at +-inf, unlike torch: a sum that overflowed has lost its sign, and is no open or shut gate.
+ * x - x is 0 for finite x and changes no bit. */
 QEP_HD float qep_sigmoidf(float x) {
-    return 1.0f / (1.0f + qep_expf(-x));
+    return 1.0f / (1.0f + qep_expf(-x)) + (x - x);
 }
 
 /* NaN at -inf, as torch has it: a product that overflowed is not taken for 0. */
@@ -138,13 +140,12 @@ QEP_HD float qep_siluf(float x) {
     return x / (1.0f + qep_expf(-x));
 }
 
-/* log(1 + exp(x)); x itself from 20 on, as torch has it (equal in fp32). */
+/* log(1 + exp(x)); x itself from 20 on, as torch has it (equal in fp32). NaN at +-inf, likewise. */
 QEP_HD float qep_softplusf(float x) {
     float magnitude = x < 0.0f ? -x : x;
     float u = qep_expf(-magnitude);
     float positive = x > 0.0f ? x : 0.0f;
-    float y = positive + qep_log1p_unit(u);
-    return x != x ? x : y;
+    return positive + qep_log1p_unit(u) + (x - x);
 }
 
 #endif

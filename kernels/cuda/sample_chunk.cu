@@ -59,7 +59,7 @@ __device__ uint64_t load_key(const row_source &row, const qep_device_draw &d, in
     if (row.allowed != nullptr && !row.allowed[id])
         return 0;
     float logit = row.logits[id - row.shape.first_id];
-    if (logit != logit) {
+    if (!(logit - logit == 0)) { /* NaN or infinite */
         *flags |= SAMPLE_NAN;
         return 0;
     }

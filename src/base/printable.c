@@ -79,3 +79,11 @@ void qep_text_shell_word(const char *text, char *out, size_t out_bytes) {
     else
         quote(text, out, out_bytes);
 }
+
+int qep_text_cut(const char *text, size_t len, size_t max) {
+    if (len <= max)
+        return (int)len;
+    while (max > 0 && ((unsigned char)text[max] & 0xc0) == 0x80)
+        max--;
+    return (int)max;
+}

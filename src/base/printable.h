@@ -17,4 +17,8 @@ void qep_text_shell_word(const char *text, char *out, size_t out_bytes);
 /* Whether qep_text_printable would change nothing. */
 bool qep_text_is_printable(const char *text);
 
+/* Bytes of the longest beginning of text [len] that has at most `max` and cuts no character of
+ * UTF-8. */
+int qep_text_cut(const char *text, size_t len, size_t max);
+
 #endif

@@ -13,14 +13,19 @@
 #include <unistd.h>
 
 volatile sig_atomic_t qep_stop_requested;
-static const int stop_signals[] = {SIGINT, SIGTERM, SIGHUP};
+static const int stop_signals[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
 enum { NUM_STOP_SIGNALS = sizeof stop_signals / sizeof *stop_signals };
 static struct sigaction old_actions[NUM_STOP_SIGNALS];
 
 static void on_signal(int number) {
-    (void)number;
     qep_stop_requested = 1;
-    qep_drain_heard();
+    qep_drain_signalled(number);
+}
+
+/* As dist/drain has it. */
+static bool is_left(int i) {
+    return (stop_signals[i] == SIGINT || stop_signals[i] == SIGHUP) &&
+           old_actions[i].sa_handler == SIG_IGN;
 }
 
 void qep_stop_install(void) {
@@ -28,8 +33,9 @@ void qep_stop_install(void) {
     sigemptyset(&action.sa_mask);
     qep_stop_requested = 0;
     for (int i = 0; i < NUM_STOP_SIGNALS; i++) {
+        action.sa_flags = stop_signals[i] == SIGINT ? (int)SA_RESETHAND : 0;
         sigaction(stop_signals[i], NULL, &old_actions[i]);
-        if (stop_signals[i] == SIGTERM || old_actions[i].sa_handler != SIG_IGN) /* as dist/drain */
+        if (!is_left(i))
             sigaction(stop_signals[i], &action, NULL);
     }
 }
@@ -70,6 +76,8 @@ void qep_progress_show(struct qep_progress_line *line, const char *what, uint64_
         qep_info("%s", text);
         return;
     }
+    if (!qep_log_is_read())
+        return;
     struct winsize size = {0};
     int columns =
         ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 80;

@@ -8,8 +8,8 @@
 
 #include <signal.h>
 
-/* Set by SIGINT, SIGTERM and SIGHUP (unless ignored before: nohup) between qep_stop_install and
- * qep_stop_restore. */
+/* Set by SIGUSR1, SIGTERM and, unless ignored before (nohup), SIGINT and SIGHUP between
+ * qep_stop_install and qep_stop_restore. */
 extern volatile sig_atomic_t qep_stop_requested;
 void qep_stop_install(void);
 void qep_stop_restore(void);

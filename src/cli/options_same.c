@@ -1,6 +1,7 @@
 #include "cli/options_same.h"
 
 #include "base/mem.h"
+#include "base/printable.h"
 #include "cli/option_value.h"
 #include "shard/manifest.h"
 
@@ -23,18 +24,9 @@ struct items {
     struct item rows[QEP_OPTIONS_MAX]; /* the tables one after the other */
 };
 
-/* The end of a piece of at most `max` bytes that cuts no character of UTF-8. */
-static int cut(const char *text, size_t len, size_t max) {
-    if (len <= max)
-        return (int)len;
-    while (max > 0 && ((unsigned char)text[max] & 0xc0) == 0x80)
-        max--;
-    return (int)max;
-}
-
 static void show_text(struct item *item, const char *text) {
     size_t len = strlen(text);
-    int shown = cut(text, len, SHOWN_TEXT);
+    int shown = qep_text_cut(text, len, SHOWN_TEXT);
     if ((size_t)shown == len)
         snprintf(item->shown, sizeof item->shown, "'%s'", text);
     else

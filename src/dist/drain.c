@@ -38,13 +38,17 @@ static bool is_second(int number) {
            now_ns - first >= SECOND_NS;
 }
 
-static void on_signal(int signal_number) {
-    if (is_second(signal_number)) {
-        signal(signal_number, SIG_DFL);
-        raise(signal_number); /* comes when this returns */
+void qep_drain_signalled(int number) {
+    if (is_second(number)) {
+        signal(number, SIG_DFL);
+        raise(number); /* comes when the handler returns */
     }
-    requested = 1;
     atomic_store(&heard, true);
+}
+
+static void on_signal(int signal_number) {
+    qep_drain_signalled(signal_number);
+    requested = 1;
     qep_temporaries_remove(); /* a launcher kills a second later, whatever we wait for */
 }
 
@@ -72,10 +76,6 @@ void qep_drain_uninstall(void) {
 
 bool qep_drain_requested(void) {
     return requested != 0;
-}
-
-void qep_drain_heard(void) {
-    atomic_store(&heard, true);
 }
 
 bool qep_drain_was_heard(void) {

@@ -21,8 +21,9 @@ bool qep_drain_requested(void); /* async-signal-safe */
 
 /* ---- for the other ranks to hear of it: the watchdogs carry it (dist/watchdog.h) ---- */
 
-/* Another handler's word that the process was asked to stop. Async-signal-safe. */
-void qep_drain_heard(void);
+/* Another handler's word that the process was asked to stop; a second time that counts as one, it
+ * ends by the signal when the handler returns. Async-signal-safe. */
+void qep_drain_signalled(int number);
 
 bool qep_drain_was_heard(void); /* by these handlers, or as above */
 

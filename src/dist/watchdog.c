@@ -64,6 +64,8 @@ static void count_time(struct qep_watchdog *dog, double step_s) {
     dog->still_s += step_s;
     if (dog->handed_s >= 0.0)
         dog->handed_s += step_s;
+    if (dog->ended_s >= 0.0)
+        dog->ended_s += step_s;
     if (has_moved(dog)) {
         dog->still_s = 0.0;
         dog->ask_at_s = 0.0; /* as soon as it is late */
@@ -148,6 +150,7 @@ static void init_state(struct qep_watchdog *dog, struct qep_comm *comm, double l
     dog->limits = qep_dog_limits(limit_s);
     dog->last_s = qep_now_s();
     dog->handed_s = -1.0;
+    dog->ended_s = -1.0;
     atomic_init(&dog->limit_s, limit_s);
     atomic_init(&dog->phase, "start");
     atomic_init(&dog->layer, -1);

@@ -77,7 +77,8 @@ struct qep_watchdog {
     double ask_at_s;        /* of still_s: a question is due */
     double last_s;
     uint64_t seen;
-    double handed_s; /* since another rank was told to speak, or said that it does; < 0: none */
+    double handed_s; /* since another rank was told to speak; < 0: none */
+    double ended_s;  /* since another rank said that it ends the job; < 0: none */
 };
 
 /* watchdog_notes.c */

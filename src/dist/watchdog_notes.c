@@ -70,7 +70,7 @@ static void read_note(struct qep_watchdog *dog, int from, const struct note *not
     case NOTE_SPEAK:
         qep_dog_fire(dog, from, &note->state, note->culprit, note->blame);
     case NOTE_SPEAKING:
-        dog->handed_s = 0.0;
+        dog->ended_s = 0.0;
         break;
     case NOTE_GOODBYE:
         peer->left = true;
@@ -176,6 +176,8 @@ void qep_dog_speak(struct qep_watchdog *dog, const struct dog_finding *finding) 
     struct note note = {.kind = NOTE_SPEAK, .state = *own_state(dog), .culprit = finding->culprit};
     int me = dog->comm->rank, speaker = 0;
     if (dog->handed_s >= 0.0 && dog->handed_s < HANDED_MAX_S)
+        return;
+    if (dog->ended_s >= 0.0 && dog->ended_s < HANDED_MAX_S)
         return;
     qep_dog_blame(dog, finding, note.blame);
     while (speaker < me && (!dog->peers[speaker].fresh || dog->peers[speaker].left))

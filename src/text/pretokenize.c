@@ -3,6 +3,7 @@
  * the regex, and what it does is charged to the budget of the text. */
 #include "text/pretokenize.h"
 
+#include "base/printable.h"
 #include "base/temporary.h"
 #include "text/split_regex.h"
 
@@ -10,6 +11,7 @@
 #include <string.h>
 
 enum { FIRST_BYTES = 64, FIRST_STEPS = 32 };
+enum { SHOWN_REGEX = 120 }; /* bytes, in a message */
 enum { JIT_STACK_START = 64 << 10, JIT_STACK_MAX = 64 << 20, HEAP_KB = 64 << 10 };
 
 /* A unit is about the time of looking at one character. Real regexes charge at most 100 units
@@ -98,18 +100,20 @@ static int match_counted(struct qep_split *split, size_t from) {
 static enum qep_status match_failed(const struct qep_split *split, int rc, size_t from) {
     const struct qep_splitter *s = split->splitter;
     PCRE2_UCHAR message[128] = {0};
+    size_t len = strlen(s->regex);
+    int shown = qep_text_cut(s->regex, len, SHOWN_REGEX);
+    const char *more = (size_t)shown < len ? "..." : "";
     if (rc == STOP_ASKED)
         return qep_fail(QEP_ERR_INTERRUPTED, "interrupted while splitting the text");
     if (rc == STOP_SPENT)
         return qep_fail(QEP_ERR_DATA,
-                        "%s: split regex \"%.120s\"%s: takes too many steps, at byte %zu of the "
+                        "%s: split regex \"%.*s\"%s: takes too many steps, at byte %zu of the "
                         "text's %zu: expected time in proportion to the text",
-                        s->where, s->regex, strlen(s->regex) > 120 ? "..." : "", from, split->len);
+                        s->where, shown, s->regex, more, from, split->len);
     pcre2_get_error_message(rc, message, sizeof message);
     return qep_fail(rc == PCRE2_ERROR_NOMEMORY ? QEP_ERR_SYSTEM : QEP_ERR_DATA,
-                    "%s: split regex \"%.120s\"%s: %s, at byte %zu of the text's %zu", s->where,
-                    s->regex, strlen(s->regex) > 120 ? "..." : "", (const char *)message, from,
-                    split->len);
+                    "%s: split regex \"%.*s\"%s: %s, at byte %zu of the text's %zu", s->where,
+                    shown, s->regex, more, (const char *)message, from, split->len);
 }
 
 static enum qep_status match_at(struct qep_split *split, size_t from, bool *found) {

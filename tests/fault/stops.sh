@@ -187,6 +187,57 @@ a_command_that_does_not_drain() {
     [ $((SECONDS - begin)) -le 15 ] || fail "took $((SECONDS - begin)) s"
 }
 
+# A second wish to end ends a rank that makes files too, whatever it waits for.
+asked_twice_while_making_files() { # signal
+    sed 's/"vocab_size": 512/"vocab_size": 2000000/' "$OLDPWD/configs/tiny-random.json" >config.json
+    start 2 synth --config config.json --out made --recipe q4-all --jobs 1
+    for _ in {1..200}; do
+        compgen -G 'made/.convert/*.part' >/dev/null && break
+        sleep 0.05
+    done
+    local pid
+    pid=$(rank 1)
+    kill -STOP "$(rank 0)"
+    kill "-$1" "$pid"
+    sleep 1
+    kill "-$1" "$pid"
+    local begin=$SECONDS
+    wait "$job"
+    [ $? -ge 128 ] || fail "expected death by signal"
+    [ $((SECONDS - begin)) -le 15 ] || fail "took $((SECONDS - begin)) s"
+    rm -rf made
+}
+
+blocked_stderr() { # options: one rank whose stderr is a full pipe (descriptor 4); sets job
+    mkfifo pipe
+    exec 4<>pipe
+    head -c 65536 /dev/zero >&4
+    timeout -s KILL 60 "$exe" run "${long[@]:0:2}" "${long[@]:3}" --prompt hi --verbose --timeout $limit "$@" >out 2>&4 </dev/null &
+    job=$!
+}
+
+# While nobody reads stderr, a person is who is waited for.
+stderr_takes_its_time() {
+    blocked_stderr --max-new-tokens 5
+    sleep $((2 * limit + 1))
+    cat <&4 >err &
+    local reader=$!
+    wait "$job" || fail "code $?"
+    kill "$reader"
+    exec 4>&-
+}
+
+stderr_is_never_read() {
+    blocked_stderr
+    sleep 1
+    kill -TERM "$job"
+    local begin=$SECONDS
+    wait "$job"
+    [ $? = 75 ] || fail "expected code 75"
+    [ $((SECONDS - begin)) -le 15 ] || fail "took $((SECONDS - begin)) s"
+    exec 4>&-
+}
+
 cases=()
 launch() { # NAME, words
     cases+=("$1")
@@ -224,6 +275,9 @@ launch loading stopped_in_loading
 launch loading-term asked_in_loading
 launch files asked_while_making_files
 launch convert a_command_that_does_not_drain
+launch files-twice asked_twice_while_making_files TERM
+launch stderr-late stderr_takes_its_time
+launch stderr-never stderr_is_never_read
 wait
 
 failed=0

@@ -180,9 +180,9 @@ static float random_logit(uint64_t *state, enum logits_kind kind) {
     case GRID:
         return (float)(rint(v * 4) / 2);
     case SPARSE:
-        return below(state, 100) ? -INFINITY : (float)v;
+        return below(state, 100) ? -1e30f : (float)v;
     case WITH_INF:
-        return below(state, 500) ? (float)v : INFINITY;
+        return below(state, 500) ? (float)v : below(state, 2) ? INFINITY : -INFINITY;
     case WITH_NAN:
         return below(state, 1000) ? (float)v : NAN;
     default:

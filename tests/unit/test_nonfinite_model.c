@@ -26,7 +26,7 @@ enum { BF16, Q8, NUM_RECIPES };
 static const struct {
     int model;
     const char *pattern;
-    bool saturates; /* infinity gives a gate or a decay of 0 or 1: nothing to be seen */
+    bool saturates; /* infinity gives a decay of 0 or 1: nothing to be seen */
 } tensors[] = {
     {MOE, "embed_tokens.weight", false},
     {MOE, "norm.weight", false},
@@ -41,15 +41,15 @@ static const struct {
     {MOE, "layers.3.self_attn.k_norm.weight", false},
     {MOE, "layers.2.linear_attn.in_proj_qkv.weight", false},
     {MOE, "layers.2.linear_attn.in_proj_z.weight", false},
-    {MOE, "layers.2.linear_attn.in_proj_a.weight", true},
-    {MOE, "layers.2.linear_attn.in_proj_b.weight", true},
+    {MOE, "layers.2.linear_attn.in_proj_a.weight", false},
+    {MOE, "layers.2.linear_attn.in_proj_b.weight", false},
     {MOE, "layers.2.linear_attn.conv1d.weight", false},
     {MOE, "layers.2.linear_attn.norm.weight", false},
     {MOE, "layers.2.linear_attn.out_proj.weight", false},
     {MOE, "layers.2.linear_attn.A_log", true},
-    {MOE, "layers.2.linear_attn.dt_bias", true},
+    {MOE, "layers.2.linear_attn.dt_bias", false},
     {MOE, "layers.3.mlp.gate.weight", false},
-    {MOE, "layers.3.mlp.shared_expert_gate.weight", true},
+    {MOE, "layers.3.mlp.shared_expert_gate.weight", false},
     {MOE, "layers.3.mlp.shared_expert.gate_proj.weight", false},
     {MOE, "layers.3.mlp.shared_expert.up_proj.weight", false},
     {MOE, "layers.3.mlp.shared_expert.down_proj.weight", false},

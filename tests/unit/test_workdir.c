@@ -61,8 +61,8 @@ END_TEST
 
 static const char *const state_damage[] = {
     "sed -i s/conv1d/conv2d/ d/.convert/layer-000.qep.json",
-    "sed -i 's/\"xxh3_128\":\"[0-9a-f]*/\"xxh3_128\":\"00000000000000000000000000000000/' "
-    "d/.convert/layer-000.qep.json",
+    ("sed -i 's/\"xxh3_128\":\"[0-9a-f]*/\"xxh3_128\":\"00000000000000000000000000000000/' "
+     "d/.convert/layer-000.qep.json"),
     "truncate -s -40 d/.convert/layer-000.qep.json",
     "echo >> d/.convert/layer-000.qep.json",
     ": > d/.convert/layer-000.qep.json",
