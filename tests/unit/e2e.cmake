@@ -40,4 +40,7 @@ if(TARGET qwen-ep-emu)
   add_test(NAME fault.gpu COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/fault/gpu.sh $<TARGET_FILE:qwen-ep-emu> $<TARGET_FILE:qwen-ep>
            WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   set_tests_properties(fault.gpu PROPERTIES LABELS fault TIMEOUT 600)
+  if(QEP_SANITIZE)
+    set_tests_properties(fault.gpu PROPERTIES LABELS "fault;long")
+  endif()
 endif()

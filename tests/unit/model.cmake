@@ -26,6 +26,7 @@ endforeach()
 set(memory_label memory)
 if(QEP_SANITIZE)
   set(memory_label unit)
-  set_tests_properties(unit.nonfinite_model PROPERTIES LABELS "unit;long")
+  # Many more of the same, or figures: once without sanitizers is enough (threads.ranks has a part).
+  set_tests_properties(unit.nonfinite_model unit.ranks unit.quant_quality PROPERTIES LABELS "unit;long")
 endif()
 set_tests_properties(unit.out_of_memory PROPERTIES TIMEOUT 1800 LABELS ${memory_label})
