@@ -5,7 +5,7 @@ set -euo pipefail
 
 build_packages=(build-essential cmake libopenmpi-dev openmpi-bin libzstd-dev libcjson-dev
     libpcre2-dev libutf8proc-dev libxxhash-dev)
-test_packages=(zstd check libsubunit-dev clang llvm libclang-rt-dev clang-format shellcheck)
+test_packages=(procps zstd check libsubunit-dev clang llvm libclang-rt-dev clang-format shellcheck)
 
 packages=("${build_packages[@]}")
 case ${1:-build} in
