@@ -12,7 +12,7 @@ export LC_ALL=C OMPI_MCA_rmaps_base_oversubscribe=1
 work=$PWD/build/test
 logs=$work/logs
 jobs=$(nproc)
-full=0 fuzz_seconds=15
+full=0 fuzz_seconds=10
 passed=0 failed=0 skipped=0
 wanted=()
 
