@@ -12,10 +12,11 @@
  * therefore follow from the model alone.)
  *
  * Numbers that are not finite: an output that depends on a NaN is NaN; infinity gives infinity, NaN
- * or the exact limit of a function that has one (a gate of 0 or 1, a decay of 0), never another
- * number. So what went wrong anywhere is seen in the logits. (Which NaN is not promised, but where
- * 0x7fc00000 is named below.) On a device, attention and delta may make NaN of the rows before it,
- * too, in the same 64 positions of a prefill span: they multiply by 0 what is masked there.
+ * (gates and steps: sigmoid, softplus) or an exact limit (exp in a softmax or a decay), never
+ * another number. So what went wrong anywhere is seen in the logits. (Which NaN is not promised,
+ * but where 0x7fc00000 is named below.) On a device, attention and delta may make NaN of the rows
+ * before it, too, in the same 64 positions of a prefill span: they multiply by 0 what is masked
+ * there.
  *
  * Errors: QEP_ERR_SYSTEM (memory), QEP_ERR_UNAVAILABLE (device). Shapes are the caller's duty
  * (asserted). C17 and C++17 both compile this header. */

@@ -13,9 +13,9 @@ enum qep_log_level qep_log_get_level(void);
 
 /* A line of information (shown unless --quiet), of detail (shown with --verbose), and an error line
  * `qwen-ep: ...` (always shown). printf form, no line end;
- * what a terminal would obey becomes '?'. Information comes from rank 0 only. While nobody reads
- * stderr, a line waits, as progress (base/progress.h) does not demand, until the process is asked
- * to stop; an error line is dropped after two seconds, since an end follows it. */
+ * what a terminal would obey becomes '?'. Information comes from rank 0 only. A line waits
+ * for whoever reads stderr, outside (base/progress.h), until the process is asked to stop; an error
+ * line is dropped after two seconds, since an end follows it. */
 __attribute__((format(printf, 1, 2))) void qep_info(const char *fmt, ...);
 __attribute__((format(printf, 1, 2))) void qep_detail(const char *fmt, ...);
 __attribute__((format(printf, 1, 2))) void qep_error_line(const char *fmt, ...);

@@ -22,12 +22,6 @@ static void on_signal(int number) {
     qep_drain_signalled(number);
 }
 
-/* As dist/drain has it. */
-static bool is_left(int i) {
-    return (stop_signals[i] == SIGINT || stop_signals[i] == SIGHUP) &&
-           old_actions[i].sa_handler == SIG_IGN;
-}
-
 void qep_stop_install(void) {
     struct sigaction action = {.sa_handler = on_signal};
     sigemptyset(&action.sa_mask);
@@ -35,7 +29,7 @@ void qep_stop_install(void) {
     for (int i = 0; i < NUM_STOP_SIGNALS; i++) {
         action.sa_flags = stop_signals[i] == SIGINT ? (int)SA_RESETHAND : 0;
         sigaction(stop_signals[i], NULL, &old_actions[i]);
-        if (!is_left(i))
+        if (!qep_drain_is_left(stop_signals[i], &old_actions[i]))
             sigaction(stop_signals[i], &action, NULL);
     }
 }

@@ -18,8 +18,8 @@ static atomic_llong asked_ns; /* when a person or launcher first did, 0: not yet
 
 /* nohup, and what a shell script runs in the background, ignore these on purpose; the others are
  * sent to whom they mean. */
-static bool is_left(size_t i) {
-    return (signals[i] == SIGHUP || signals[i] == SIGINT) && before[i].sa_handler == SIG_IGN;
+bool qep_drain_is_left(int number, const struct sigaction *was) {
+    return (number == SIGHUP || number == SIGINT) && was->sa_handler == SIG_IGN;
 }
 
 /* Sooner, it is the same one told twice: timeout(1) signals its child and then its child's group,
@@ -60,7 +60,8 @@ enum qep_status qep_drain_install(void) {
         action.sa_flags = signals[i] == SIGINT ? (int)SA_RESETHAND : 0;
         sigemptyset(&action.sa_mask);
         if (sigaction(signals[i], NULL, &before[i]) != 0 ||
-            (!is_left(i) && sigaction(signals[i], &action, NULL) != 0))
+            (!qep_drain_is_left(signals[i], &before[i]) &&
+             sigaction(signals[i], &action, NULL) != 0))
             return qep_fail(QEP_ERR_SYSTEM, "cannot handle signal %d: %s", signals[i],
                             strerror(errno));
     }

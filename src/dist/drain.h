@@ -7,6 +7,7 @@
 
 #include "base/status.h"
 
+#include <signal.h>
 #include <stdbool.h>
 
 /* Installs the handlers, process-wide. Blocking reads are interrupted (EINTR). A second SIGINT ends
@@ -20,6 +21,9 @@ void qep_drain_uninstall(void);
 bool qep_drain_requested(void); /* async-signal-safe */
 
 /* ---- for the other ranks to hear of it: the watchdogs carry it (dist/watchdog.h) ---- */
+
+/* Is this signal left as it `was`? For another handler of the same signals. */
+bool qep_drain_is_left(int number, const struct sigaction *was);
 
 /* Another handler's word that the process was asked to stop; a second time that counts as one, it
  * ends by the signal when the handler returns. Async-signal-safe. */

@@ -2,8 +2,6 @@
  */
 #include "model/internal.h"
 
-#include "base/mem.h"
-
 #include <math.h>
 #include <stdlib.h>
 
@@ -44,16 +42,14 @@ enum qep_status model_probe_rows(struct qep_model *m, int32_t layer, bool after_
 
 /* The first finding of all ranks: the lowest key, which one rank alone has looked at. */
 static enum qep_status share(struct qep_model *m, struct model_probe *first) {
-    void *mem;
-    QEP_TRY(qep_alloc((size_t)m->comm->num_ranks, sizeof *first, "probe", &mem));
-    struct model_probe *all = mem;
-    enum qep_status st = m->comm->ops->allgather(m->comm, &m->probe, all, sizeof *all);
+    struct model_probe *all = NULL;
+    QEP_TRY(qep_comm_gather(m->comm, &m->probe, sizeof *all, "probe", (void **)&all));
     *first = m->probe;
-    for (int r = 0; st == QEP_OK && r < m->comm->num_ranks; r++)
+    for (int r = 0; r < m->comm->num_ranks; r++)
         if (all[r].key < first->key)
             *first = all[r];
-    free(mem);
-    return st;
+    free(all);
+    return QEP_OK;
 }
 
 static struct qep_nonfinite describe(const struct qep_model_config *c, struct model_probe first) {
